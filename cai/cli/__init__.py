@@ -1,0 +1,1 @@
+"""The command line: `cai …`, and what recipes share with it."""

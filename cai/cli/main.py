@@ -1,0 +1,100 @@
+"""`cai`: the command line. Each command says what it does, checks what it is given, and ends with a telling exit code."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec, get_args
+
+import typer
+
+from cai import __version__
+from cai.errors import InputError, Problem, guarded
+from cai.successor.plan import RunConfig, Tracker
+from cai.successor.sizes import Size
+
+P = ParamSpec("P")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def ends_well(command: Callable[P, object]) -> Callable[P, None]:
+    """Give a command the exit codes of `cai.errors`, and messages in the place of tracebacks."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        raise typer.Exit(guarded(lambda: command(*args, **kwargs)))
+
+    return run
+
+
+@app.callback()
+def cai() -> None:
+    """Train a language model under a written constitution, with AI feedback."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+@app.command()
+@ends_well
+def demo(
+    out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on from where it stopped.")] = Path("runs/demo"),
+    model: Annotated[str, typer.Option(help="Generation 0: a folder, a Hugging Face id, or 'embedded'.")] = "embedded",
+    constitution: Annotated[str, typer.Option(help="A YAML file, or the name of a shipped constitution.")] = "harmless",
+    prompts: Annotated[list[Path] | None, typer.Option(help="Red-team prompts in place of the packaged ones (JSONL, CSV, Parquet).")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same run, byte for byte, on one machine.")] = 0,
+    size: Annotated[str, typer.Option(help="smoke (under 3 minutes on two cores), demo (under 15), full (hours).")] = "demo",
+    rl: Annotated[str, typer.Option(help="ppo, or dpo in its place.")] = "ppo",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that work on each stage.")] = 1,
+    report_to: Annotated[list[str] | None, typer.Option(help="wandb, trackio or tensorboard.")] = None,
+) -> None:
+    """Take a model through the whole loop, from generation 0 to generation 1, and write a report."""
+    given = {
+        "out": out,
+        "model": model,
+        "constitution": constitution,
+        "prompts": prompts or [],
+        "seed": seed,
+        "size": _one_of("--size", size, get_args(Size)),
+        "rl": _one_of("--rl", rl, ("ppo", "dpo")),
+        "processes": processes,
+        "report_to": [_one_of("--report-to", name, get_args(Tracker)) for name in report_to or []],
+    }
+    run_and_report(RunConfig.model_validate(given))
+
+
+@app.command()
+@ends_well
+def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write the HTML report of a run again."""
+    from cai.report import write_report
+
+    print(write_report(run))
+
+
+def run_and_report(config: RunConfig) -> None:
+    """Run to the end, write the report, and print the short table."""
+    from cai.cli.summary import print_summary
+    from cai.report import write_report
+    from cai.successor.runner import run_successor
+
+    run = run_successor(config)
+    print_summary(run, write_report(run))
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise InputError(Problem(option, 0, 0, f"unknown value {value!r}", f"use one of {', '.join(choices)}"))
+    return value
+
+
+def main() -> None:
+    """Run the command line and end the process."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

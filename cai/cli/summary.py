@@ -1,0 +1,82 @@
+"""What a person reads when a run has ended: what was made, how the successor compares, and what to do next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+MADE = (
+    ("generate", "drafts", "drafts"),
+    ("generate", "critiques", "critiques"),
+    ("generate", "revisions", "revisions"),
+    ("label", "labels", "preference labels"),
+    ("evaluate", "compared", "held-out prompts compared"),
+)
+"""Counts to show: the stage, the count's name in its result.json, and how a person calls it."""
+
+NOTES = {True: "trained on it", False: "independent"}
+
+
+def print_summary(run: Path, report: Path, *, console: Console | None = None) -> None:
+    """Print the counts, the comparison with the parent with 95 % intervals, and where the report is."""
+    console = console or Console()
+    generation = max(run.glob("gen-*"), key=lambda folder: int(folder.name.removeprefix("gen-")))
+    made = ", ".join(f"{count} {name}" for name, count in _counts(generation))
+    console.print(f"\n[bold]Made[/bold]  {made}")
+    summary = _read(generation / "evaluate" / "summary.json")
+    console.print(_comparison(summary))
+    console.print(_changes(summary))
+    rl = "ppo" if (generation / "ppo").exists() else "dpo"
+    console.print(f"[bold]Report[/bold]     {report}", soft_wrap=True)
+    console.print(f"[bold]Successor[/bold]  {generation / rl / 'model'}", soft_wrap=True)
+    console.print("[bold]Next[/bold]       read the report's answers side by side; then a larger run: --size full, your")
+    console.print("           own --constitution and --prompts, or recipes/successor.py for every setting")
+
+
+def _counts(generation: Path) -> list[tuple[str, int]]:
+    found = []
+    for stage, key, name in MADE:
+        count = _read(generation / stage / "result.json").get("counts", {}).get(key)
+        if count is not None:
+            found.append((name, count))
+    return found
+
+
+def _comparison(summary: dict[str, Any]) -> Table:
+    table = Table(title="Successor against its parent, held-out prompts", title_justify="left")
+    for column in ("judge", "wins", "95 % interval", "n", "finding", ""):
+        table.add_column(column, justify="right" if column in ("wins", "n") else "left")
+    for name, measure in summary.get("measures", {}).items():
+        table.add_row(
+            name,
+            f"{100 * measure['win_rate']:.0f} %",
+            f"{100 * measure['low']:.0f} to {100 * measure['high']:.0f} %",
+            str(measure["n"]),
+            measure["verdict"],
+            NOTES[measure["trained_on"]],
+        )
+    return table
+
+
+def _changes(summary: dict[str, Any]) -> Table:
+    table = Table(title="Wording of a refusal, share of answers", title_justify="left")
+    for column in ("prompts", "parent", "successor", "change, 95 % interval"):
+        table.add_column(column)
+    for kind, change in summary.get("rates", {}).get("refusal_wording", {}).items():
+        table.add_row(
+            kind.replace("_", "-"),
+            f"{100 * change['parent']:.0f} %",
+            f"{100 * change['candidate']:.0f} %",
+            f"{100 * change['low']:+.0f} to {100 * change['high']:+.0f} points",
+        )
+    return table
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    return found

@@ -1,0 +1,98 @@
+"""Configs: frozen objects that sit beside what they configure, read from YAML files and from ``key=value`` words.
+
+A recipe is started as ``recipes/NAME.py --config FILE.yaml key=value …``; the words win over the file. Every key is
+checked before any work: an unknown one, a wrong type, a value out of range is an `InputError` with its place.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cai.errors import InputError, Problem
+from cai.storage import digest
+
+if TYPE_CHECKING:
+    from cai.strict_yaml import Tree
+
+COMMAND_LINE = "command line"
+
+
+class Config(BaseModel):
+    """The root of all configs: frozen, keyword-only, unknown keys refused. Each field's docstring says its unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the resolved config as plain JSON types: what a run folder keeps."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """A hash of every setting."""
+        return digest(self.to_plain())
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(cls: type[C], path: Path | None, words: Sequence[str] = ()) -> C:
+    """Return a config from a YAML file, if any, with ``key=value`` words laid over it; dots go down into sections.
+
+    Values are read as YAML reads them (``lr=2e-5``, ``data=[a.jsonl, b.jsonl]``). Raises InputError, with the place in
+    the file or the word, for everything that does not fit.
+    """
+    from cai.strict_yaml import Tree, load
+
+    tree = load(path) if path else Tree(COMMAND_LINE, {}, {}, {})
+    if not isinstance(tree.data, dict):
+        raise InputError(Problem(tree.name, 1, 1, "not a mapping of settings", "write them as 'key: value'"))
+    said: dict[tuple[str, ...], str] = {}
+    for word in words:
+        keys = _lay_over(tree.data, word)
+        said[keys] = word
+    try:
+        return cls.model_validate(tree.data)
+    except ValidationError as error:
+        raise InputError(_problems(error, tree, cls, said)) from error
+
+
+def problems_of(where: str, error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Return pydantic's complaints about settings that stand under `where`, a dotted name without lines."""
+    from cai.strict_yaml import Tree
+    from cai.strict_yaml import problems_of as placed
+
+    return [
+        Problem(where, 0, 0, problem.problem, problem.fix)
+        for problem in placed(error, Tree(where, {}, {}, {}), model)
+    ]
+
+
+def _lay_over(data: dict[str, Any], word: str) -> tuple[str, ...]:
+    from cai.strict_yaml import load
+
+    name, equals, text = word.partition("=")
+    if not equals or not name:
+        raise InputError(Problem(COMMAND_LINE, 0, 0, f"{word!r} is no setting", "write it as key=value"))
+    keys = tuple(name.split("."))
+    section = data
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise InputError(Problem(COMMAND_LINE, 0, 0, f"{word!r}: {key!r} is not a section", "shorten the key"))
+    section[keys[-1]] = load(text, name=word).data if text.strip() else ""
+    return keys
+
+
+def _problems(
+    error: ValidationError, tree: "Tree", cls: type[Config], said: dict[tuple[str, ...], str]
+) -> list[Problem]:
+    from cai.strict_yaml import problems_of as placed
+
+    problems = []
+    for item, problem in zip(error.errors(), placed(error, tree, cls), strict=True):
+        location = tuple(str(part) for part in item["loc"])
+        word = next((text for keys, text in said.items() if location[: len(keys)] == keys), None)
+        problems.append(Problem(word, 0, 0, problem.problem, problem.fix) if word else problem)
+    return problems

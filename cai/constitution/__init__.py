@@ -1,0 +1,15 @@
+"""Constitutions: the principles that a model is trained under, as files that people write, argue about and version."""
+
+from cai.constitution.model import Constitution, FewShot, Principle
+from cai.constitution.parse import load_constitution
+from cai.constitution.sample import draw, draw_balanced, draw_distinct
+
+__all__ = [
+    "Constitution",
+    "FewShot",
+    "Principle",
+    "draw",
+    "draw_balanced",
+    "draw_distinct",
+    "load_constitution",
+]

@@ -1,0 +1,121 @@
+"""A constitution and its principles. One principle drives critique, revision, comparison and audit."""
+
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from cai.constitution.render import fill
+from cai.storage import digest
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
+
+DERIVED = {
+    "critique": "Point out specific ways in which the assistant's last answer goes against this: {text}",
+    "revision": "Rewrite the assistant's last answer so that it follows this: {text}",
+    "comparison": "Which of these answers follows this better: {text}",
+    "contrast": "Do the opposite of this: {text}",
+}
+"""What stands for a wording that a principle does not give. `{text}` is the principle's own text."""
+
+
+class Part(BaseModel):
+    """Frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Principle(Part):
+    """One thing that answers are held to, and the wordings in which each stage asks about it.
+
+    >>> Principle(id="calm", text="Stay calm.").comparison
+    'Which of these answers follows this better: Stay calm.'
+    """
+
+    id: Slug
+    """Small letters, digits, - and _; records name the principle by it."""
+    title: Text = ""
+    """A short name for people; the id with spaces when it is not given."""
+    text: Text
+    """What an answer should be or do, as an instruction to the one who answers."""
+    critique: Text = ""
+    """Asks for what is wrong with an answer by this principle."""
+    revision: Text = ""
+    """Asks for a better answer."""
+    comparison: Text = ""
+    """Asks which of two answers follows the principle better; it must not hint at one of them."""
+    contrast: Text = ""
+    """The opposite instruction: what a model would be told that should break the principle."""
+    weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    """How often it is drawn, and how much it counts in an average, relative to the others."""
+    tags: tuple[Slug, ...] = ()
+    source: str = ""
+    """Where it comes from, if from somewhere else."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        filled = dict(given)
+        if isinstance(given.get("id"), str):
+            filled.setdefault("title", given["id"].replace("-", " ").replace("_", " ").capitalize())
+        if isinstance(given.get("text"), str):
+            for name, template in DERIVED.items():
+                filled.setdefault(name, fill(template, text=given["text"].strip()))
+        if isinstance(given.get("tags"), list):
+            filled["tags"] = tuple(given["tags"])
+        if isinstance(given.get("weight"), int) and not isinstance(given["weight"], bool):
+            filled["weight"] = float(given["weight"])
+        return filled
+
+
+class FewShot(Part):
+    """An example of a critique and a revision, shown before the real request."""
+
+    prompt: Text
+    """What a person asked."""
+    response: Text
+    """The answer that is criticised."""
+    critique_request: Text
+    critique: Text
+    revision_request: Text
+    revision: Text
+
+
+class Constitution(Part):
+    """A named, versioned set of principles."""
+
+    name: Slug
+    version: Text
+    description: str = ""
+    licence: str = ""
+    principles: tuple[Principle, ...] = Field(min_length=1)
+    few_shots: tuple[FewShot, ...] = ()
+    """Examples for critique and revision, shown in this order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        lists = {name: tuple(given[name]) for name in ("principles", "few_shots") if isinstance(given.get(name), list)}
+        return {**given, **lists}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content: equal for files that differ in layout, order of keys or comments only."""
+        return digest(self.model_dump(mode="json"))
+
+    def __getitem__(self, principle_id: str) -> Principle:
+        """Return a principle by its id; raises KeyError."""
+        return self._by_id[principle_id]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Principle]:
+        return {principle.id: principle for principle in self.principles}
+
+    def tagged(self, tags: tuple[str, ...]) -> tuple[Principle, ...]:
+        """Return the principles that have one of the tags; all of them for no tags."""
+        return tuple(item for item in self.principles if not tags or set(tags) & set(item.tags))

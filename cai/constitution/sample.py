@@ -1,0 +1,49 @@
+"""Draws of principles from explicit seeds. The same seed gives the same principle, anywhere."""
+
+import random
+from bisect import bisect
+from itertools import accumulate
+
+from cai.constitution.model import Constitution, Principle
+
+
+def draw(constitution: Constitution, seed: int, *, tags: tuple[str, ...] = ()) -> Principle:
+    """Return one principle, each as likely as its weight; the paper draws afresh for every step (section 3.1).
+
+    `tags` leaves only principles with one of them. Raises ValueError when none is left.
+    """
+    principles = _among(constitution, tags)
+    bounds = list(accumulate(principle.weight for principle in principles))
+    return principles[min(bisect(bounds, random.Random(seed).random() * bounds[-1]), len(principles) - 1)]
+
+
+def draw_distinct(
+    constitution: Constitution, seed: int, count: int, *, tags: tuple[str, ...] = ()
+) -> list[Principle]:
+    """Return `count` different principles (all, if there are fewer), drawn one after the other by weight."""
+    left = list(_among(constitution, tags))
+    generator = random.Random(seed)
+    drawn: list[Principle] = []
+    while left and len(drawn) < count:
+        bounds = list(accumulate(principle.weight for principle in left))
+        drawn.append(left.pop(min(bisect(bounds, generator.random() * bounds[-1]), len(left) - 1)))
+    return drawn
+
+
+def draw_balanced(
+    constitution: Constitution, seed: int, count: int, *, tags: tuple[str, ...] = ()
+) -> list[Principle]:
+    """Return `count` principles of which each is used as often as any other, or once more; weights don't count."""
+    principles = list(_among(constitution, tags))
+    generator = random.Random(seed)
+    drawn: list[Principle] = []
+    while len(drawn) < count:
+        drawn.extend(generator.sample(principles, len(principles)))
+    return drawn[:count]
+
+
+def _among(constitution: Constitution, tags: tuple[str, ...]) -> tuple[Principle, ...]:
+    principles = constitution.tagged(tags)
+    if not principles:
+        raise ValueError(f"no principle of {constitution.name} has a tag among {', '.join(tags)}")
+    return principles

@@ -1,0 +1,65 @@
+"""From a config to an engine. A new engine is one file and one line in `ENGINES`."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cai.engines.base import Engine, Sampling
+from cai.errors import InputError, Problem
+
+ENGINES = {
+    "transformers": "cai.engines.transformers",
+}
+"""Where each engine is: a module with a function ``from_config``, imported when the engine is asked for."""
+
+
+class EngineConfig(BaseModel):
+    """Which engine answers, with which model, and how much it does at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: str = "transformers"
+    """Which engine: a key of `ENGINES`."""
+    model: str = "embedded"
+    """A folder, a hub id, or ``embedded`` for the default model."""
+    dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16)$")
+    """Type of the weights; ``auto`` is bfloat16 where the machine multiplies it faster."""
+    device: str = "auto"
+    """``auto`` takes a GPU if there is one; else a device as torch names it."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter to put on the model."""
+    max_batch: int | None = Field(default=None, ge=1)
+    """Rows written at once; None finds out from the device's memory."""
+    batch_tokens: int | None = Field(default=None, ge=256)
+    """Tokens read in one pass; None suits the device."""
+    window: int = Field(default=256, ge=1)
+    """Requests taken from the stream before work on them begins: more makes better batches, less makes a run that was
+    cut off lose less."""
+
+
+class SamplingConfig(BaseModel):
+    """How texts are drawn: the paper's temperature 1 unless a run says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    temperature: float = Field(default=1.0, ge=0.0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    max_new_tokens: int = Field(default=256, ge=1)
+
+    def to_sampling(self) -> Sampling:
+        """Return the engine's form."""
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
+
+
+def build_engine(config: EngineConfig | str) -> Engine:
+    """Return the engine of a config, or the default engine with a model of this name."""
+    if isinstance(config, str):
+        config = EngineConfig(model=config)
+    module = ENGINES.get(config.kind)
+    if module is None:
+        fix = f"use one of: {', '.join(sorted(ENGINES))}"
+        raise InputError(Problem("engine", 0, 0, f"unknown kind {config.kind!r}", fix))
+    build: Callable[[EngineConfig], Engine] = import_module(module).from_config
+    return build(config)

@@ -1,0 +1,106 @@
+"""Intervals and verdicts for paired comparisons. The prompt is the unit: each counts once."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cai.storage import seed_from
+
+Finding = Literal["better", "worse", "no difference shown"]
+
+Z_95 = 1.959963984540054
+"""Standard normal quantile of 0.975."""
+
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinRate:
+    """How often a candidate's answer beat its parent's, ties counting half, with a 95 % interval.
+
+    >>> win_rate([0.9, 0.8, 0.3, None]).n, win_rate([0.9, 0.8, 0.3, None]).abstained
+    (3, 1)
+    """
+
+    n: int
+    abstained: int
+    win_rate: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> Finding:
+        """``better`` or ``worse`` only when the whole interval lies on one side of one half."""
+        if self.low > 0.5:
+            return "better"
+        if self.high < 0.5:
+            return "worse"
+        return "no difference shown"
+
+
+def win_rate(probabilities: Sequence[float | None]) -> WinRate:
+    """Count a probability above one half as a win, exactly one half as a tie, None as no vote at all.
+
+    The interval is Wilson's score interval (Wilson 1927), which stays honest for few prompts and for rates near 0 or 1.
+    """
+    votes = [probability for probability in probabilities if probability is not None]
+    wins = sum(1.0 if vote > 0.5 else 0.5 if vote == 0.5 else 0.0 for vote in votes)
+    low, high = wilson(wins, len(votes))
+    return WinRate(
+        n=len(votes),
+        abstained=len(probabilities) - len(votes),
+        win_rate=wins / len(votes) if votes else 0.5,
+        low=low,
+        high=high,
+    )
+
+
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a proportion; (0, 1) when there is nothing to go by."""
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = successes / n, Z_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedChange:
+    """A measure of single answers: its mean for candidate and parent, and a 95 % interval of the difference."""
+
+    n: int
+    candidate: float
+    parent: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> Finding:
+        """Whether the measure moved; up is ``better`` here, whatever the measure means."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
+
+
+def paired_change(pairs: Sequence[tuple[float, float]]) -> PairedChange:
+    """Return the change of a measure from parent to candidate over (candidate, parent) values of the same prompts.
+
+    The interval is a percentile bootstrap over prompts (Efron 1979) with fixed seeds: the same answers always give the
+    same interval.
+    """
+    if not pairs:
+        return PairedChange(n=0, candidate=0.0, parent=0.0, low=0.0, high=0.0)
+    values = np.asarray(pairs, dtype=np.float64)
+    difference = values[:, 0] - values[:, 1]
+    generator = np.random.default_rng(seed_from("paired_change", len(pairs)))
+    picks = generator.integers(0, len(difference), size=(RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[picks].mean(axis=1), [0.025, 0.975])
+    return PairedChange(
+        n=len(pairs),
+        candidate=float(values[:, 0].mean()),
+        parent=float(values[:, 1].mean()),
+        low=float(low),
+        high=float(high),
+    )

@@ -1,0 +1,281 @@
+"""Drafts → critiques → revisions, journalled record by record.
+
+Prompts are worked in windows, and each window goes through all rounds before the next begins, so processes never wait
+for each other and a run that was cut off owes at most one window's step. Every round draws its principle afresh.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field
+
+from cai.config import Config
+from cai.constitution import Constitution, Principle, draw, load_constitution
+from cai.engines.base import Engine, Failure, Generated, GenerateRequest, Sampling
+from cai.engines.build import EngineConfig, SamplingConfig, build_engine
+from cai.generate.ask import critique_request, revision_request
+from cai.generate.quality import Candidate, fault
+from cai.processes import is_main, rank, wait_for_all, world
+from cai.progress import progress
+from cai.records.export import chat_rows, write_rows
+from cai.records.journal import Journal, of_type, rank_path, read_ranks
+from cai.records.loaders import load_prompts
+from cai.records.resume import Planned, fulfil
+from cai.records.schema import Critique, Draft, Dropped, Prompt, Provenance, Record, Revision, short
+from cai.storage import atomic_write_json, seed_from
+from cai.types import Dialogue, FinishReason
+from cai.windows import windows
+
+R = TypeVar("R", bound=Record)
+
+
+class GenerateConfig(Config):
+    """Settings of the critique-and-revise stage."""
+
+    prompts: list[Path]
+    """Files of prompts; red-team ones are revised, helpful ones answered as they are."""
+    constitution: str = "harmless"
+    """A file, or the name of a shipped constitution."""
+    engine: EngineConfig = EngineConfig()
+    out: Path
+    seed: int = 0
+    drafts_per_prompt: int = Field(1, ge=1)
+    rounds: int = Field(4, ge=0)
+    """Critique-and-revise rounds; the paper's is 4."""
+    critique: bool = True
+    """False is the variant that revises at once."""
+    keep: Literal["all", "last"] = "all"
+    """Which rounds' revisions are trained on: ``all``, as in the paper, or the ``last``."""
+    helpful_per_prompt: int = Field(2, ge=0)
+    """Answers sampled per helpful prompt; the paper's is 2."""
+    sampling: SamplingConfig = SamplingConfig()
+    critique_tokens: int = Field(128, ge=1)
+    """The most tokens of a critique."""
+    window: int = Field(32, ge=1)
+    """Prompts worked on together. Part of what a seed means: another window, other texts."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """An answer on its way through the rounds: `id` names the record that it stands in now."""
+
+    prompt: Prompt
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one step asks an engine for one chain."""
+
+    chain: Chain
+    dialogue: Dialogue
+    shared: int = 0
+    principle: str = ""
+    parent: str = ""
+    """Id of the record that the answer follows from."""
+    sample: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, and the fields that every record of it has."""
+
+    key: str
+    text: str
+    finish_reason: FinishReason
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a window: which journal, which sampling, and how an answer becomes a record."""
+
+    name: Literal["draft", "critique", "revision"]
+    journal: Journal
+    sampling: Sampling
+    record: Callable[[Question, Answer], Record]
+
+
+def run_generate(config: GenerateConfig) -> None:
+    """Make drafts, critiques and revisions of a set of prompts, and the chat rows to finetune on.
+
+    Writes drafts.jsonl, critiques.jsonl and revisions.jsonl (journals), sft.jsonl (rows with `messages`) and
+    result.json to `config.out`. Raises InputError for unusable inputs, before the model is loaded.
+    """
+    constitution = load_constitution(config.constitution)
+    prompts = load_prompts(config.prompts)
+    Pipeline(config, constitution, build_engine(config.engine)).run(prompts)
+    wait_for_all()
+    if is_main():
+        finish(config, prompts)
+
+
+def finish(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
+    """Write the rows to train on and the counts, from all processes' journals."""
+    drafts, critiques, revisions = (
+        list(read_ranks(config.out, name).values()) for name in ("drafts", "critiques", "revisions")
+    )
+    rows = chat_rows(prompts, drafts, revisions, keep=config.keep)
+    write_rows(config.out / "sft.jsonl", rows)
+    dropped = [record for record in (*drafts, *critiques, *revisions) if isinstance(record, Dropped)]
+    reasons: dict[str, int] = {}
+    for record in dropped:
+        reasons[f"{record.stage}: {record.reason}"] = reasons.get(f"{record.stage}: {record.reason}", 0) + 1
+    counts = {
+        "prompts": len(prompts),
+        "drafts": len(of_type(drafts, Draft)),
+        "critiques": len(of_type(critiques, Critique)),
+        "revisions": len(of_type(revisions, Revision)),
+        "training_rows": len(rows),
+    }
+    atomic_write_json(config.out / "result.json", {"counts": counts, "dropped": dict(sorted(reasons.items()))})
+
+
+class Pipeline:
+    """One process's share of the stage."""
+
+    def __init__(self, config: GenerateConfig, constitution: Constitution, engine: Engine) -> None:
+        """Open this process's journals."""
+        self._config, self._constitution, self._engine = config, constitution, engine
+        self._journals = {
+            name: Journal(rank_path(config.out, name, rank())) for name in ("drafts", "critiques", "revisions")
+        }
+
+    def run(self, prompts: Sequence[Prompt]) -> None:
+        """Take every prompt of this process's windows through all rounds."""
+        config = self._config
+        jobs = [
+            (window, samples, rounds)
+            for kind, samples, rounds in (
+                ("red_team", config.drafts_per_prompt, config.rounds),
+                ("helpful", config.helpful_per_prompt, 0),
+            )
+            for window in windows((prompt for prompt in prompts if prompt.kind == kind), config.window)
+        ][rank() :: world()]
+        steps = 2 if config.critique else 1
+        total = sum(len(window) * samples * (1 + rounds * steps) for window, samples, rounds in jobs)
+        done = sum(len(journal.records) for journal in self._journals.values())
+        with progress("generate", total, "texts", done=done, quiet=not is_main()) as bar:
+            self._on_record: Callable[[Record], None] = lambda record: bar.advance()
+            for window, samples, rounds in jobs:
+                chains = self._draft(window, samples)
+                for number in range(1, rounds + 1):
+                    chains = self._round(chains, number)
+
+    def _draft(self, prompts: Sequence[Prompt], samples: int) -> list[Chain]:
+        step = Step("draft", self._journals["drafts"], self._config.sampling.to_sampling(), _draft_record)
+        questions = [
+            Question(Chain(prompt, prompt.id, ""), prompt.messages, parent=prompt.id, sample=sample)
+            for prompt in prompts
+            for sample in range(samples)
+        ]
+        made = self._take(step, questions, Draft, number=0)
+        return [Chain(question.chain.prompt, draft.id, draft.text) for question, draft in made]
+
+    def _round(self, chains: Sequence[Chain], number: int) -> list[Chain]:
+        """Return the chains after one round; a chain whose critique or revision was dropped stays as it was."""
+        questions = self._criticised(chains, number) if self._config.critique else self._at_once(chains, number)
+        step = Step(
+            "revision",
+            self._journals["revisions"],
+            self._config.sampling.to_sampling(),
+            lambda question, answer: Revision(
+                prompt=question.chain.prompt.id,
+                critique=question.parent,
+                round=number,
+                principle=question.principle,
+                **answer.__dict__,
+            ),
+        )
+        made = self._take(step, questions, Revision, number=number)
+        revised = {question.chain.id: replace(question.chain, id=new.id, text=new.text) for question, new in made}
+        return [revised.get(chain.id, chain) for chain in chains]
+
+    def _criticised(self, chains: Sequence[Chain], number: int) -> list[Question]:
+        """Criticise each chain's answer; return what is then asked for its revision."""
+        sampling = replace(self._config.sampling.to_sampling(), max_new_tokens=self._config.critique_tokens)
+        step = Step(
+            "critique",
+            self._journals["critiques"],
+            sampling,
+            lambda question, answer: Critique(
+                prompt=question.chain.prompt.id,
+                answer=question.chain.id,
+                round=number,
+                principle=question.principle,
+                **answer.__dict__,
+            ),
+        )
+        questions = []
+        for chain in chains:
+            principle = self._draw(chain, number)
+            asked = critique_request(self._constitution, principle, chain.prompt.messages, chain.text)
+            questions.append(Question(chain, *asked, principle=principle.id, parent=chain.id))
+        return [
+            self._revision_question(question.chain, self._constitution[critique.principle], critique)
+            for question, critique in self._take(step, questions, Critique, number=number)
+        ]
+
+    def _at_once(self, chains: Sequence[Chain], number: int) -> list[Question]:
+        return [self._revision_question(chain, self._draw(chain, number), None) for chain in chains]
+
+    def _revision_question(self, chain: Chain, principle: Principle, critique: Critique | None) -> Question:
+        text = critique.text if critique else None
+        asked = revision_request(self._constitution, principle, chain.prompt.messages, chain.text, text)
+        return Question(chain, *asked, principle=principle.id, parent=critique.id if critique else chain.id)
+
+    def _draw(self, chain: Chain, number: int) -> Principle:
+        return draw(self._constitution, seed_from(self._config.seed, "principle", chain.id, number))
+
+    def _take(self, step: Step, questions: Sequence[Question], cls: type[R], *, number: int) -> list[tuple[Question, R]]:
+        """Ask what the journal still owes; return each question that has an answer fit for use, with its record."""
+        plan = [Planned(self._key(step, question, number), question) for question in questions]
+
+        def work(items: Sequence[Planned[Question]]) -> Iterator[Record]:
+            asked = {item.key: item.work for item in items}
+            for result in self._engine.generate([self._request(step, item) for item in items]):
+                yield self._record(step, asked[result.id], result)
+
+        fulfil(plan, step.journal, work, window=max(1, len(plan)), on_record=self._on_record)
+        found = ((item.work, step.journal.records[item.key]) for item in plan)
+        return [(question, record) for question, record in found if isinstance(record, cls)]
+
+    def _key(self, step: Step, question: Question, number: int) -> str:
+        conditions = [self._config.seed, self._engine.name, self._engine.model, self._constitution.digest]
+        asked = [question.parent, question.sample, number, question.principle, asdict(step.sampling)]
+        return short([step.name, *asked, *conditions])
+
+    def _request(self, step: Step, item: Planned[Question]) -> GenerateRequest:
+        return GenerateRequest(
+            id=item.key,
+            prompt=item.work.dialogue,
+            seeds=(seed_from(self._config.seed, item.key),),
+            sampling=step.sampling,
+            shared=item.work.shared,
+        )
+
+    def _record(self, step: Step, question: Question, result: Generated | Failure) -> Record:
+        prompt = question.chain.prompt.id
+        if isinstance(result, Failure):
+            return Dropped(key=result.id, stage=step.name, prompt=prompt, reason=result.reason, text=result.message)
+        completion = result.completions[0]
+        text = completion.text.strip()
+        before = question.chain.text if step.name == "revision" else ""
+        reason = fault(Candidate(text=text, finish_reason=completion.finish_reason, before=before))
+        if reason:
+            return Dropped(key=result.id, stage=step.name, prompt=prompt, reason=reason, text=text)
+        provenance = Provenance(
+            engine=self._engine.name,
+            model=self._engine.model,
+            seed=seed_from(self._config.seed, result.id),
+            sampling=asdict(step.sampling),
+            constitution=self._constitution.digest,
+        )
+        return step.record(question, Answer(result.id, text, completion.finish_reason, provenance))
+
+
+def _draft_record(question: Question, answer: Answer) -> Draft:
+    return Draft(prompt=question.chain.prompt.id, sample=question.sample, **answer.__dict__)

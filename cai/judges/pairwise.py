@@ -1,0 +1,85 @@
+"""The paper's judge: a multiple-choice question, answered by the log-probabilities of (A) and (B).
+
+Bai et al. 2022, section 4.1. Both orders are asked and averaged in logit space, because small models prefer a place
+over an answer (arXiv 2309.00267, section 2.4). Models of a few hundred million parameters are below chance at this: see
+`cai.judges.direction`.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cai.constitution.render import fill, transcript
+from cai.engines.base import Engine, Failure, Scored, ScoreRequest
+from cai.judges.base import Comparison, Verdict
+from cai.types import Message
+from cai.windows import windows
+
+TEMPLATE = (Path(__file__).parent / "templates" / "pairwise.txt").read_text(encoding="utf-8")
+
+WINDOW = 64
+"""Comparisons asked together."""
+
+
+class PairwiseJudge:
+    """Ask ``(A)`` or ``(B)`` in both orders; the probability of A is the sigmoid of the averaged logits."""
+
+    name = "pairwise"
+    by_principle = True
+
+    def __init__(self, engine: Engine, *, temperature: float = 1.0) -> None:
+        """Judge with an engine's model; `temperature` divides the logits (above 1: softer labels)."""
+        self._engine = engine
+        self.model = engine.model
+        self._temperature = temperature
+
+    def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+        """Yield one verdict per comparison, in their order."""
+        for window in windows(comparisons, WINDOW):
+            requests = [
+                _question(comparison, swapped=swapped) for comparison in window for swapped in (False, True)
+            ]
+            results = {result.id: result for result in self._engine.score(requests)}
+            for comparison in window:
+                yield self._verdict(comparison, results)
+
+    def _verdict(self, comparison: Comparison, results: dict[str, Scored | Failure]) -> Verdict:
+        logits: list[float] = []
+        for swapped in (False, True):
+            result = results[_request_id(comparison, swapped=swapped)]
+            if isinstance(result, Failure):
+                return Verdict(id=comparison.id, prob_a=None, reason=f"{result.reason}: {result.message}")
+            first, second = (score.total for score in result.scores)
+            logits.append((second - first if swapped else first - second) / self._temperature)
+        return Verdict(
+            id=comparison.id,
+            prob_a=sigmoid(sum(logits) / 2),
+            prob_a_by_order=(sigmoid(logits[0]), sigmoid(logits[1])),
+        )
+
+
+def sigmoid(logit: float) -> float:
+    """Return the probability of a logit; no overflow for any finite input."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def _request_id(comparison: Comparison, *, swapped: bool) -> str:
+    return f"{comparison.id}/{'ba' if swapped else 'ab'}"
+
+
+def _question(comparison: Comparison, *, swapped: bool) -> ScoreRequest:
+    answers = (comparison.response_a, comparison.response_b)
+    first, second = answers[::-1] if swapped else answers
+    question = fill(
+        TEMPLATE,
+        dialogue=transcript(comparison.prompt),
+        question=comparison.principle.comparison,
+        first=first,
+        second=second,
+    )
+    return ScoreRequest(
+        id=_request_id(comparison, swapped=swapped),
+        prompt=(Message("user", question),),
+        prefill="The answer is: (",
+        candidates=("A", "B"),
+    )

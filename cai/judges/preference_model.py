@@ -1,0 +1,118 @@
+"""The preference model in use: a score per answer, and a judge made of it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from cai.engines.embedded import model_digest, resolve_model
+from cai.engines.render import Renderer
+from cai.errors import InputError, Problem
+from cai.judges.base import Comparison, Verdict
+from cai.judges.pairwise import sigmoid
+from cai.types import Dialogue
+from cai.windows import windows
+
+WINDOW = 32
+"""Comparisons read together."""
+
+
+class PreferenceModel:
+    """Scores answers to dialogues. Higher is better; only differences between answers to one dialogue mean something."""
+
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, *, revision: str, max_length: int = 2048) -> None:
+        """Use a sequence classifier of one output; longer dialogues lose their beginning."""
+        self.model, self.renderer, self.revision = model.eval(), renderer, revision
+        self._max_length = max_length
+
+    @classmethod
+    def load(cls, folder: str, *, dtype: torch.dtype = torch.float32) -> "PreferenceModel":
+        """Load what `cai.train.reward` saved; raises InputError for a folder that holds something else."""
+        path = resolve_model(folder)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype)
+        if model.config.num_labels != 1 or "SequenceClassification" not in str(model.config.architectures):
+            raise InputError(Problem(folder, 0, 0, "not a preference model", "name the model folder of a reward stage"))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device), Renderer(tokenizer), revision=model_digest(path))
+
+    @torch.no_grad()
+    def score(self, answers: Sequence[tuple[Dialogue, str]], *, batch_tokens: int = 4096) -> list[float]:
+        """Return one score per (dialogue, answer), in their order."""
+        ids = [self._ids(dialogue, answer) for dialogue, answer in answers]
+        scores = [0.0] * len(ids)
+        for batch in _by_length(ids, batch_tokens):
+            found = score_batch(self.model, [ids[index] for index in batch], self.renderer.pad_id)
+            for index, value in zip(batch, found.tolist(), strict=True):
+                scores[index] = value
+        return scores
+
+    def _ids(self, dialogue: Dialogue, answer: str) -> list[int]:
+        ids = self.renderer.prompt_ids(dialogue) + self.renderer.answer_ids(answer, end_of_turn=True)
+        return ids[-self._max_length :]
+
+
+def score_batch(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """Return the scores of rows of ids, [B], read at each row's last token."""
+    longest = max(map(len, rows))
+    device = next(model.parameters()).device
+    input_ids = torch.full((len(rows), longest), pad_id, device=device)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long, device=device)
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row)] = torch.tensor(row, device=device)
+        mask[index, : len(row)] = 1
+    return scores_at_end(model, input_ids, mask)
+
+
+def scores_at_end(model: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
+    """Return the score at the last real token of right-padded rows, [B], in float32.
+
+    The place is read off the mask. `transformers` itself finds it by the padding id, which is wrong for an answer that
+    ends with that id, so the model's own pooled logits are not used.
+    """
+    hidden = model(input_ids=input_ids_BL, attention_mask=attention_mask_BL, output_hidden_states=True).hidden_states[-1]
+    last_B = attention_mask_BL.sum(dim=1) - 1
+    pooled_BH = hidden[torch.arange(len(last_B), device=hidden.device), last_B]
+    return head_of(model)(pooled_BH).squeeze(-1).float()
+
+
+def head_of(model: Any) -> torch.nn.Module:
+    """Return the linear layer that makes the score, under whatever wraps the model."""
+    inner = getattr(model, "module", model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    head: torch.nn.Module = inner.score
+    return head
+
+
+def _by_length(ids: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for index in sorted(range(len(ids)), key=lambda i: len(ids[i])):
+        if batch and (len(batch) + 1) * len(ids[index]) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+class PreferenceModelJudge:
+    """Compare answers by the difference of their scores: the probability that the preference model was trained on."""
+
+    name = "preference_model"
+    by_principle = False
+
+    def __init__(self, preference_model: PreferenceModel) -> None:
+        """Judge with a preference model."""
+        self._model = preference_model
+        self.model = preference_model.revision
+
+    def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+        """Yield one verdict per comparison, in their order."""
+        for window in windows(comparisons, WINDOW):
+            answers = [(item.prompt, text) for item in window for text in (item.response_a, item.response_b)]
+            scores = self._model.score(answers)
+            for item, a, b in zip(window, scores[::2], scores[1::2], strict=True):
+                prob = sigmoid(a - b) if a != b else None
+                yield Verdict(id=item.id, prob_a=prob, reason="" if prob else "tie")

@@ -1,0 +1,82 @@
+"""Progress of long work: how far, how fast, how long still. On a terminal a bar, elsewhere a line now and then."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EVERY_S = 20.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Progress:
+    """A counter of work done out of a known total, with a rate and the time left."""
+
+    def __init__(self, label: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> None:
+        """Start the clock. `done` counts work of an earlier start: it shows, and is left out of the rate."""
+        self.label, self.total, self.unit = label, total, unit
+        self._done, self._before = done, done
+        self._start = time.monotonic()
+        self._quiet = quiet
+        self._last_line = self._start
+        self._note = ""
+        self._terminal = sys.stderr.isatty()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Count work as done; `note` is a short reading to show beside it (a loss, tokens per second)."""
+        self._done += amount
+        self._note = note or self._note
+        now = time.monotonic()
+        if self._terminal:
+            self._write("\r\033[K" + self.line())
+        elif now - self._last_line >= EVERY_S:
+            self._last_line = now
+            self._write(self.line() + "\n")
+
+    def line(self) -> str:
+        """Return the one line that says it all.
+
+        >>> Progress("drafts", 64, "prompts").line()
+        'drafts  0/64 prompts'
+        """
+        text = f"{self.label}  {self._done}/{self.total} {self.unit}"
+        made, seconds = self._done - self._before, time.monotonic() - self._start
+        if made and seconds > 0:
+            rate = made / seconds
+            left = (self.total - self._done) / rate
+            shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+            text += f"  {shown}  {clock(left)} left"
+        return text + (f"  {self._note}" if self._note else "")
+
+    def close(self) -> None:
+        """End the bar's line, with the time it took."""
+        took = clock(time.monotonic() - self._start)
+        note = f"  {self._note}" if self._note else ""
+        self._write(("\r\033[K" if self._terminal else "") + f"{self.label}  {self._done} {self.unit} in {took}{note}\n")
+
+    def _write(self, text: str) -> None:
+        if not self._quiet:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[Progress]:
+    """Show the progress of the block; a block that fails leaves the last state on the screen."""
+    bar = Progress(label, total, unit, done=done, quiet=quiet)
+    yield bar
+    bar.close()
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as a person says it.
+
+    >>> clock(75), clock(3.2), clock(7300)
+    ('1 min 15 s', '3 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,36 @@
+"""Train and held-out prompts, told apart by a hash before anything is generated.
+
+Whether a prompt is held out depends on its text alone: no file order, no seed, no later edit of the set can move a
+prompt from one side to the other, so nothing is ever scored on what an earlier generation was trained on.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import TypeVar
+
+from cai.records.schema import Prompt
+from cai.storage import digest
+
+HELD_OUT_SHARE = 0.25
+
+P = TypeVar("P", bound=Prompt)
+
+
+def _normal(text: str) -> str:
+    # Letter case, punctuation and spacing must not put two spellings of one prompt on both sides.
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def is_held_out(prompt: Prompt, *, share: float = HELD_OUT_SHARE) -> bool:
+    """Tell whether a prompt is kept for evaluation, by a hash of what the person says in it."""
+    said = [_normal(message.content) for message in prompt.messages if message.role == "user"]
+    return int(digest(["split", said])[:12], 16) < share * 16**12
+
+
+def split(prompts: Iterable[P], *, share: float = HELD_OUT_SHARE) -> tuple[list[P], list[P]]:
+    """Return the prompts to train on and those held out, each in the order given."""
+    train: list[P] = []
+    held_out: list[P] = []
+    for prompt in prompts:
+        (held_out if is_held_out(prompt, share=share) else train).append(prompt)
+    return train, held_out

@@ -1,0 +1,124 @@
+"""Bytes on disk: canonical hashes, files that are either old or new but never half, and locks.
+
+What is hashed is canonical JSON: UTF-8, sorted keys, no white space, no NaN. Identity in `cai` (of records, configs,
+constitutions, runs) is the SHA-256 of that.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from cai.errors import StorageError
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text that stands for a value of plain types; raises ValueError for NaN and infinities."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8")
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON, as 64 hex characters."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def seed_from(*parts: str | int) -> int:
+    """Return a seed in [0, 2**63) that depends on all the parts and on nothing else.
+
+    A run's seed, a record's key, a stage and an attempt go in, so a sample does not depend on how many workers there
+    are or on the order in which they finish.
+
+    >>> seed_from(1, "draft", "ab12", 0) == seed_from(1, "draft", "ab12", 0)
+    True
+    """
+    return int(digest([str(part) for part in parts])[:16], 16) >> 1
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hex characters."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a StorageError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot write: {error.strerror or error}; what was written before is kept: free some room or mend "
+            "the rights, then give the same command again"
+        ) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a new file inside a folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        fsync_folder(path.parent)
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON with sorted keys, atomically."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=2, allow_nan=False)
+    atomic_write(path, (text + "\n").encode("utf-8"))
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held while the object is open; the system frees it when the process dies.
+
+    A child process that is given the descriptor (`fileno`) holds it too, so a run whose parent was killed can't be
+    started a second time while its child still works.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock, or raise StorageError when another process has it."""
+        self.path = folder / ".lock"
+        with storing(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = self.path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise StorageError(f"{folder}: another process works in this folder; wait for it or stop it") from error
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock, to pass on to a child."""
+        return self._file.fileno()
+
+    def __enter__(self) -> "FolderLock":
+        """Return itself: the lock is held since construction."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lock back."""
+        self._file.close()

@@ -1,0 +1,58 @@
+"""The first stage: choose the prompts of a generation and put them on their side of the split, before anything runs."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from cai.config import Config
+from cai.records.export import write_rows
+from cai.records.loaders import load_prompts, packaged_prompts, take_evenly
+from cai.records.schema import Prompt, PromptKind
+from cai.records.splits import split
+from cai.storage import atomic_write_json
+
+KINDS: tuple[PromptKind, ...] = ("red_team", "benign", "helpful")
+
+
+class HeldOutCounts(Config):
+    """How many held-out prompts of each kind the evaluation uses, at most."""
+
+    red_team: int = Field(84, ge=0)
+    benign: int = Field(42, ge=0)
+    helpful: int = Field(92, ge=0)
+
+
+class PromptsConfig(Config):
+    """Which prompts a generation is made from, and how many of each kind at most."""
+
+    red_team_files: list[Path] = Field(default_factory=lambda: [packaged_prompts("red_team")])
+    helpful_files: list[Path] = Field(default_factory=lambda: [packaged_prompts("helpful")])
+    benign_files: list[Path] = Field(default_factory=lambda: [packaged_prompts("benign")])
+    red_team: int = Field(252, ge=1)
+    """Prompts that are answered, criticised and revised."""
+    helpful: int = Field(276, ge=0)
+    """Helpful prompts, for the supervised stage and for reinforcement learning."""
+    label: int = Field(252, ge=1)
+    """Red-team prompts of which pairs are labelled."""
+    held_out: HeldOutCounts = HeldOutCounts()
+    out: Path
+
+
+def run_prepare(config: PromptsConfig) -> None:
+    """Write supervised.jsonl, label.jsonl, rl.jsonl and held_out.jsonl, and all of them once in prompts.jsonl."""
+    train: dict[PromptKind, list[Prompt]] = {}
+    held_out: list[Prompt] = []
+    files = (config.red_team_files, config.benign_files, config.helpful_files)
+    for kind, paths in zip(KINDS, files, strict=True):
+        train[kind], kept = split(load_prompts(paths, kind=kind))
+        held_out.extend(take_evenly(kept, getattr(config.held_out, kind)))
+    red_team = take_evenly(train["red_team"], config.red_team)
+    helpful = take_evenly(train["helpful"], config.helpful)
+    label = take_evenly(train["red_team"], config.label)
+    sets = {"supervised": red_team + helpful, "label": label, "rl": label + helpful, "held_out": held_out}
+    every: dict[str, Prompt] = {}
+    for name, prompts in sets.items():
+        write_rows(config.out / f"{name}.jsonl", [prompt.to_json() for prompt in prompts])
+        every.update({prompt.key: prompt for prompt in prompts})
+    write_rows(config.out / "prompts.jsonl", [prompt.to_json() for prompt in every.values()])
+    atomic_write_json(config.out / "result.json", {"counts": {name: len(prompts) for name, prompts in sets.items()}})

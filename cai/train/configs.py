@@ -1,0 +1,99 @@
+"""The settings of the trainers. They stand apart from the trainers so that planning a run loads no torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cai.config import Config
+
+Precision = Literal["auto", "fp32", "bf16"]
+Tracker = Literal["wandb", "trackio", "tensorboard"]
+
+
+class LoraSettings(Config):
+    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) in place of full finetuning."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """Scale of the update: alpha / r."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    target_modules: str | list[str] = "all-linear"
+    """Which layers get one."""
+
+
+class TrainConfig(Config):
+    """Settings that every trainer has."""
+
+    model: str = "embedded"
+    """Where training starts: a folder, a Hugging Face id, or ``embedded`` for the model that comes with cai."""
+    out: Path
+    """The folder that gets the trained model, its metrics and its checkpoints."""
+    seed: int = 0
+    learning_rate: float = Field(1e-5, gt=0.0, lt=1.0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    """Gradients are scaled down to this norm."""
+    precision: Precision = "auto"
+    """``bf16`` computes in bfloat16 over float32 weights; ``auto`` takes it where the hardware is built for it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    lora: LoraSettings | None = None
+    """Train an adapter and merge it at the end; None trains all weights."""
+    max_length: int = Field(1024, ge=8)
+    """Tokens of prompt and answer together; longer prompts lose their beginning, so that the answer stays whole."""
+    save_every: int = Field(50, ge=0)
+    """Optimizer steps between checkpoints; 0 writes none."""
+    report_to: list[Tracker] = Field(default_factory=list)
+    """Trackers to send metrics to, besides metrics.jsonl."""
+
+
+class EpochsConfig(TrainConfig):
+    """Settings of the trainers that go through a fixed set of rows."""
+
+    data: list[Path]
+    """Files of rows (.jsonl)."""
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(16, ge=1)
+    """Rows per optimizer step, over all processes."""
+    micro_batch: int = Field(4, ge=1)
+    """Rows in memory at once, per process; it changes speed and memory, not results."""
+    warmup: float = Field(0.1, ge=0.0, lt=1.0)
+    """Share of the steps over which the learning rate rises."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the rise; the paper's is constant."""
+
+
+class SFTConfig(EpochsConfig):
+    """Supervised finetuning. Rows have `messages`; the loss is on the assistant's last turn."""
+
+
+class RewardConfig(EpochsConfig):
+    """The preference model. Rows have `prompt`, `chosen`, `rejected`, and `chosen_prob` if labels are soft."""
+
+    eval_fraction: float = Field(0.1, ge=0.0, lt=1.0)
+    """Share of the prompts held out to measure accuracy; 0 trains on all."""
+    centering: float = Field(0.0, ge=0.0)
+    """Pulls the scores of a pair towards a sum of 0 (Eisenstein et al. 2023, arXiv 2312.09244)."""
+
+
+class DPOConfig(EpochsConfig):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290), with soft labels."""
+
+    beta: float = Field(0.1, gt=0.0)
+    """Strength of the pull towards the reference."""
+    loss: Literal["sigmoid", "ipo", "hinge", "robust", "simpo"] = "sigmoid"
+    reference: str | None = None
+    """The reference's folder or id; None is where training starts."""
+    label_noise: float = Field(0.1, ge=0.0, lt=0.5)
+    """``robust``: the share of labels that are wrong."""
+    simpo_margin: float = Field(1.0, ge=0.0)
+    """``simpo``: the target margin (gamma)."""
+
+    @model_validator(mode="after")
+    def _no_reference_for_simpo(self) -> "DPOConfig":
+        if self.loss == "simpo" and self.reference is not None:
+            raise ValueError("simpo has no reference; remove 'reference' or take another loss")
+        return self

@@ -1,0 +1,260 @@
+"""What the three trainers over fixed rows share: `transformers.Trainer` with our counting, logging and checkpoints.
+
+Only public hooks are used: `compute_loss`, `get_batch_samples`, `log`, callbacks. Three things differ from the default:
+
+- the loss is a sum divided by the global count of what it sums over (tokens, pairs), so that neither accumulation nor
+  the number of processes changes it;
+- the order of rows comes with the data (`cai.train.data.training_order`), for all epochs at once, so a resume is a
+  count of rows and nothing else;
+- a checkpoint counts only when its marker is there, which is written last.
+"""
+
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from cai.errors import InputError, Problem, TrainingError
+from cai.losses.logprobs import projected_logprobs
+from cai.processes import is_main, quiet_libraries, world
+from cai.progress import Progress
+from cai.storage import atomic_write, atomic_write_json
+from cai.train.common import MetricsLog, save_model, wants_bf16
+from cai.train.configs import EpochsConfig
+
+MARKER = "COMPLETE"
+
+
+class Rows(Dataset[Any]):
+    """Rows in their training order: item i is what step i trains on."""
+
+    def __init__(self, rows: Sequence[Any], order: Sequence[int]) -> None:
+        """Hold the rows and the order over all epochs."""
+        self._rows, self._order = rows, order
+
+    def __len__(self) -> int:
+        """Return the number of rows over all epochs."""
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return the row that comes at a place in the order."""
+        return self._rows[self._order[index]]
+
+
+class CountedTrainer(Trainer):
+    """A Trainer whose subclasses give a loss as a sum, and say over how many units it is."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what Trainer takes."""
+        super().__init__(*args, **kwargs)
+        # compute_loss divides by the global count itself, so Trainer must not divide by the accumulation steps again.
+        self.loss_is_scaled_for_ga = True
+        self._sums: dict[str, float] = {}
+        self.remove_callback(PrinterCallback)
+
+    def units(self, batch: Mapping[str, Any]) -> int:
+        """Return how many units (tokens, pairs) the loss of a batch sums over."""
+        raise NotImplementedError
+
+    def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the summed loss of a batch, and other sums over its units to report as means."""
+        raise NotImplementedError
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """Return the batches of one optimizer step, and the count of units in them over all processes."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(float(sum(self.units(sample) for sample in samples)), device=device)
+        return samples, self.accelerator.reduce(count, reduction="sum")
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return this process's share of the mean loss over all units of the step."""
+        total, sums = self.loss_sum(model, inputs)
+        if not torch.isfinite(total):
+            rows = ", ".join(inputs["names"])
+            raise TrainingError(f"the loss is not finite at step {self.state.global_step + 1}; rows {rows}; no weight was changed")
+        for name, value in {"loss": total, "units": torch.tensor(float(self.units(inputs))), **sums}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+        # Processes average their gradients; the count is over all of them.
+        return total * (self.accelerator.num_processes / num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Put the means over all units since the last log in the place of Trainer's running loss."""
+        if "loss" in logs and self._sums:
+            names = sorted(self._sums)
+            values = torch.tensor([self._sums[name] for name in names], device=self.args.device)
+            totals = dict(zip(names, self.accelerator.reduce(values, reduction="sum").tolist(), strict=True))
+            count = max(1.0, totals.pop("units"))
+            logs = {**logs, **{name: value / count for name, value in totals.items()}}
+            self._sums = {}
+        super().log(logs, start_time)
+
+
+class _Watch(TrainerCallback):
+    """Writes metrics.jsonl, moves the progress line, and marks checkpoints as whole."""
+
+    def __init__(self, config: EpochsConfig, label: str, total: int, done: int) -> None:
+        self._log = MetricsLog(config.out / "metrics.jsonl", main=is_main(), resume_step=done)
+        self._bar = Progress(label, total, "steps", done=done, quiet=not is_main())
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Keep one line per logged step."""
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(float(logs.get("grad_norm", 0.0))):
+            raise TrainingError(f"the gradient is not finite at step {state.global_step}; the last checkpoint is good")
+        self._log.log(state.global_step, {name: float(value) for name, value in logs.items() if name != "epoch"})
+        self._bar.advance(1, note=f"loss {logs['loss']:.3f}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark the checkpoint just written."""
+        if is_main():
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            atomic_write(folder / MARKER, b"")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """End the progress line."""
+        self._bar.close()
+
+
+def prepare_process(seed: int) -> None:
+    """Seed everything and keep libraries from writing on the terminal. Called before any weight is made."""
+    quiet_libraries()
+    transformers.set_seed(seed)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def training_arguments(config: EpochsConfig, rows: int) -> TrainingArguments:
+    """Return the Trainer's arguments; raises InputError when the batch does not divide among the processes."""
+    share, left = divmod(min(config.batch_size, rows), world())
+    if left or share == 0:
+        problem = f"a batch of {min(config.batch_size, rows)} rows can't be shared by {world()} processes"
+        raise InputError(Problem("batch_size", 0, 0, problem, f"make it a multiple of {world()}"))
+    micro = max(size for size in range(1, min(config.micro_batch, share) + 1) if share % size == 0)
+    steps = max(1, rows // max(1, config.batch_size))
+    bf16 = wants_bf16(config.precision)
+    return TrainingArguments(
+        output_dir=str(config.out / "checkpoints"),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        num_train_epochs=1,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=int(config.warmup * steps),
+        train_sampling_strategy="sequential",
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        activation_checkpointing=config.gradient_checkpointing,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if config.save_every else "no",
+        save_steps=config.save_every or 500,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        dataloader_drop_last=False,
+        disable_tqdm=True,
+        report_to=list(config.report_to) or "none",
+        run_name=config.out.name,
+        seed=config.seed,
+        data_seed=config.seed,
+        ddp_find_unused_parameters=False,
+    )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the last checkpoint that was written to its end, or None."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[str, Any]:
+    """Train to the end, from the newest whole checkpoint if there is one; return what to put into result.json."""
+    checkpoint = newest_checkpoint(config.out / "checkpoints")
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    args = trainer.args
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * world()
+    total = math.ceil(len(trainer.train_dataset) / per_step)  # type: ignore[arg-type]
+    trainer.add_callback(_Watch(config, label, total, done))
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return {"steps": trainer.state.global_step, "resumed_at": done, "seconds": round(time.monotonic() - start, 1)}
+
+
+def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result: dict[str, Any]) -> None:
+    """Merge an adapter, save the model, write result.json, and give the checkpoints' room back."""
+    trainer.accelerator.wait_for_everyone()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if is_main():
+        if config.lora is not None:
+            model = model.merge_and_unload()
+        save_model(model, tokenizer, config.out / "model")
+        atomic_write_json(config.out / "result.json", {**result, "peak_memory_mb": peak_memory_mb()})
+        shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def with_adapter(model: Any, config: EpochsConfig, *, task: str, keep: Sequence[str] = ()) -> Any:
+    """Return the model with the config's adapter on it, or as it is; `keep` names layers trained whole."""
+    if config.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    lora = config.lora
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type=task,
+        modules_to_save=list(keep) or None,
+    )
+    return get_peft_model(model, settings)
+
+
+def peak_memory_mb() -> int:
+    """Return the most memory that this process has held, in MB."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used // 1024 if sys.platform != "darwin" else used // 1048576
+
+
+def answer_logprobs(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the log-probability of every token of the answers, [N], and the row of each, [N].
+
+    The vocabulary is projected for those positions alone: prompts and padding cost no logits.
+    """
+    labels = batch["labels"]
+    output = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        output_hidden_states=True,
+        logits_to_keep=1,
+        use_cache=False,
+    )
+    hidden_BLH = output.hidden_states[-1]
+    # The state at position i predicts the token at i + 1.
+    wanted = labels[:, 1:] != -100
+    rows = wanted.nonzero()[:, 0]
+    head_VH: Tensor = getattr(model, "module", model).get_output_embeddings().weight
+    return projected_logprobs(hidden_BLH[:, :-1][wanted], head_VH, labels[:, 1:][wanted]), rows

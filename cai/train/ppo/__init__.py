@@ -1,0 +1,1 @@
+"""Proximal policy optimisation against a preference model, on one process or many."""

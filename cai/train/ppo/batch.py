@@ -1,0 +1,191 @@
+"""One step's answers as tensors, with the masks and the advantages that the losses read, and the order of updates.
+
+Responses are padded on the right and lie in columns of their own: column t is the response's token t, whatever the
+length of its prompt. Every process holds the whole batch (some hundred kilobytes), so whitening, metrics and the split
+into minibatches need no communication and don't depend on how many processes there are.
+
+Shapes: B rows, T tokens of the longest response, L tokens of the longest prompt and response, N valid response tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cai.losses.gae import gae
+from cai.losses.kl import k3, shaped_rewards
+from cai.losses.logprobs import masked_sum, masked_whiten
+from cai.storage import seed_from
+from cai.train.ppo.config import PPOConfig
+from cai.types import Dialogue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A prompt, the policy's answer to it, and what the reward says of it."""
+
+    row: int
+    """Its place in the step."""
+    key: str
+    """The prompt's key: what errors name."""
+    prompt: Dialogue
+    answer: str
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    """The end-of-turn token included, when the policy drew it."""
+    cut_off: bool
+    """Whether the limit ended it, and not the policy."""
+    sampled_logprobs: tuple[float, ...] = ()
+    """What the engine says of its tokens, at temperature 1."""
+    score: float | None = None
+    """The reward function's word; None is a failed reward, and the sample is dropped."""
+
+
+class Inputs(NamedTuple):
+    """What one forward pass reads.
+
+    Prompts (7, 8) and (9), answers (1, 2, 3) and (4, 5), padding 0:
+
+        ids_BL            [[7, 8, 1, 2, 3], [9, 4, 5, 0, 0]]
+        prompt_lengths_B  [2, 1]
+        mask_BT           [[1, 1, 1], [1, 1, 0]]
+
+    Token t of row b stands at ids[b, prompt_length + t]; the hidden state that predicts it is one place before. Padding
+    comes after all that may see it, so causal attention needs no mask.
+    """
+
+    ids_BL: Tensor
+    """int64"""
+    prompt_lengths_B: Tensor
+    """int64"""
+    mask_BT: Tensor
+    """bool: true on the response's tokens."""
+
+    def to(self, device: torch.device) -> "Inputs":
+        """Return the same on a device."""
+        return Inputs(*(tensor.to(device) for tensor in self))
+
+
+def make_inputs(samples: Sequence[Sample], pad_id: int) -> Inputs:
+    """Return the samples' prompts and answers side by side, padded on the right."""
+    rows = [torch.tensor(sample.prompt_ids + sample.answer_ids) for sample in samples]
+    return Inputs(
+        ids_BL=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id),
+        prompt_lengths_B=torch.tensor([len(sample.prompt_ids) for sample in samples]),
+        mask_BT=response_mask([len(sample.answer_ids) for sample in samples]),
+    )
+
+
+def response_mask(lengths: Sequence[int]) -> Tensor:
+    """Return `mask_BT`.
+
+    >>> response_mask([3, 1]).int().tolist()
+    [[1, 1, 1], [1, 0, 0]]
+    """
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A step's rollouts, ready for the losses. All floats are float32, in nats or units of reward.
+
+    One row, four tokens, score 1 and KL coefficient 0.1, gamma 1, lam 0.5, values 0, not whitened:
+
+        logprobs      [-1.0, -1.0, -1.0, -1.0]
+        ref_logprobs  [-1.0, -2.0, -1.0, -1.0]
+        rewards       [ 0.0, -0.1,  0.0,  1.0]     the score on the last valid token
+        advantages    [0.075, 0.15, 0.5,  1.0]     reward + lam * the next one's
+    """
+
+    samples: tuple[Sample, ...]
+    mask_BT: Tensor
+    scores_B: Tensor
+    """As the reward function gave them."""
+    logprobs_BT: Tensor
+    """Of the policy that wrote the answers, by the training's forward pass."""
+    ref_logprobs_BT: Tensor
+    values_BT: Tensor
+    """Before each token."""
+    rewards_BT: Tensor
+    advantages_BT: Tensor
+    returns_BT: Tensor
+
+    @property
+    def kl_per_answer(self) -> float:
+        """KL(policy || reference) in nats, mean over answers, by k3: never negative."""
+        kl_BT = k3(self.logprobs_BT, self.ref_logprobs_BT)
+        return float(masked_sum(kl_BT, self.mask_BT)) / len(self.samples)
+
+
+def make_batch(
+    samples: Sequence[Sample],
+    *,
+    logprobs_BT: Tensor,
+    ref_logprobs_BT: Tensor,
+    values_BT: Tensor,
+    config: PPOConfig,
+    kl_coefficient: float,
+) -> Batch:
+    """Place the rewards and estimate the advantages. Every sample has a score."""
+    mask_BT = response_mask([len(sample.answer_ids) for sample in samples])
+    scores_B = torch.tensor([sample.score for sample in samples], dtype=torch.float32)
+    used_B = scores_B if config.reward_clip is None else scores_B.clamp(-config.reward_clip, config.reward_clip)
+    used_B = used_B - config.missing_eos_penalty * torch.tensor([float(sample.cut_off) for sample in samples])
+    rewards_BT = shaped_rewards(
+        scores_B=used_B,
+        logprobs_BT=logprobs_BT,
+        ref_logprobs_BT=ref_logprobs_BT,
+        mask_BT=mask_BT,
+        coefficient=kl_coefficient,
+        estimator=config.kl_estimator,
+    )
+    if config.whiten_rewards:
+        rewards_BT = masked_whiten(rewards_BT, mask_BT, shift_mean=False)
+    advantages_BT, returns_BT = gae(
+        rewards_BT=rewards_BT, values_BT=values_BT, mask_BT=mask_BT, gamma=config.gamma, lam=config.lam
+    )
+    if config.whiten_advantages:
+        advantages_BT = masked_whiten(advantages_BT, mask_BT)
+    return Batch(
+        samples=tuple(samples),
+        mask_BT=mask_BT,
+        scores_B=scores_B,
+        logprobs_BT=logprobs_BT,
+        ref_logprobs_BT=ref_logprobs_BT,
+        values_BT=values_BT,
+        rewards_BT=rewards_BT,
+        advantages_BT=advantages_BT,
+        returns_BT=returns_BT,
+    )
+
+
+class Minibatch(NamedTuple):
+    """The rows of one update, and in which forward passes this process computes its share of them."""
+
+    rows: tuple[int, ...]
+    """Of all processes together."""
+    passes: tuple[tuple[int, ...], ...]
+    """As many on every process; one that has nothing left to do has empty ones, and takes part without weight."""
+
+
+def plan_minibatches(
+    lengths: Sequence[int], config: PPOConfig, *, step: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[Minibatch]:
+    """Return an epoch's minibatches, in an order that depends on the run's seed, the step and the epoch alone.
+
+    `lengths` are of prompts and responses together. Within a minibatch rows go by length, longest first, and are dealt
+    out to the processes in turn, so that passes have little padding and processes finish together.
+    """
+    generator = torch.Generator().manual_seed(seed_from(config.seed, "ppo minibatch", step, epoch))
+    order = torch.randperm(len(lengths), generator=generator)
+    planned = []
+    for part in order.tensor_split(min(config.minibatches, len(lengths))):
+        rows = sorted(part.tolist(), key=lambda row: (-lengths[row], row))
+        dealt = [rows[start::world] for start in range(world)]
+        count = -(-len(dealt[0]) // config.micro_batch)
+        mine = dealt[rank]
+        starts = range(0, count * config.micro_batch, config.micro_batch)
+        planned.append(Minibatch(tuple(rows), tuple(tuple(mine[at : at + config.micro_batch]) for at in starts)))
+    return planned

@@ -1,0 +1,139 @@
+"""The state to go on from: whole, or not there.
+
+A checkpoint is the folder ``checkpoints/step-N``: trained weights with the value head, the optimizer's moments, and
+``state.json`` (step, KL coefficient, settings, prompts, size of each file), which is written last. The folder is made
+under another name, fsynced, and renamed; only then is an older one removed.
+
+The position in the data and all random numbers are functions of (seed, step), so the step says both.
+
+Left out: sharded state (FSDP, ZeRO); every process holds everything here.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cai.errors import InputError, Problem
+from cai.storage import atomic_write_json, fsync_folder, storing
+from cai.train.ppo.config import PPOConfig
+
+STATE = "state.json"
+WEIGHTS, MOMENTS = "weights.safetensors", "optimizer.safetensors"
+
+FREE = {"out", "prompts", "steps", "save_every", "report_to", "samples_every", "samples_shown", "micro_batch"}
+"""Settings that may change between two starts of one run."""
+
+
+class Progressed(NamedTuple):
+    """How far a run has come."""
+
+    step: int
+    kl_coefficient: float
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the latest whole checkpoint, or None."""
+    found = [path for path in folder.glob("step-*") if _is_whole(path)]
+    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        sizes = json.loads((path / STATE).read_text("utf-8"))["bytes"]
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def save(
+    folder: Path,
+    progressed: Progressed,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    about: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint, then remove the older ones. For the main process only."""
+    path = folder / f"step-{progressed.step}"
+    partial = folder / f".{path.name}.partial"
+    with storing(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(partial / WEIGHTS, dict(_trained(model)))
+        _write(partial / MOMENTS, _moments(optimizer))
+        sizes = {name: (partial / name).stat().st_size for name in (WEIGHTS, MOMENTS)}
+        atomic_write_json(partial / STATE, {**progressed._asdict(), **about, "bytes": sizes})
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+        fsync_folder(folder)
+        for other in folder.iterdir():
+            if other != path:
+                shutil.rmtree(other)
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the trained weights; tied ones come once."""
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor for index, moments in state.items() for name, tensor in moments.items()}
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Put a checkpoint's weights into the model, in place."""
+    saved = load_file(path / WEIGHTS)
+    trained = dict(_trained(model))
+    if saved.keys() != trained.keys():
+        problem = "the checkpoint has other weights than the model"
+        raise InputError(Problem(str(path), 0, 0, problem, "remove the folder to start anew"))
+    with torch.no_grad():
+        for name, weight in trained.items():
+            weight.copy_(saved[name])
+
+
+def load_moments(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's moments into the optimizer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in load_file(path / MOMENTS).items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def read_state(path: Path, config: PPOConfig, *, prompts: str) -> Progressed:
+    """Return how far a checkpoint has come; raises InputError when it belongs to a run with other settings."""
+    state = json.loads((path / STATE).read_text("utf-8"))
+    now, then = about(config, prompts=prompts), state
+    changed = [name for name, value in now["settings"].items() if then["settings"].get(name) != value]
+    if then["prompts"] != prompts:
+        changed.append("the prompts' content")
+    if changed:
+        problem = f"this run was begun with other settings ({', '.join(changed)})"
+        fix = "go on with the old ones, or remove the folder to start anew"
+        raise InputError(Problem(str(config.out), 0, 0, problem, fix))
+    return Progressed(step=state["step"], kl_coefficient=state["kl_coefficient"])
+
+
+def about(config: PPOConfig, *, prompts: str) -> dict[str, Any]:
+    """Return what a checkpoint says of the run that it belongs to; `prompts` is a digest of their keys."""
+    settings = {name: value for name, value in config.to_plain().items() if name not in FREE}
+    return {"settings": settings, "prompts": prompts}

@@ -1,0 +1,103 @@
+"""What a step's rollouts say: readings for metrics.jsonl, and answers to look at for samples.jsonl.
+
+Nothing here changes the training. All readings are over the whole step, of all processes together.
+"""
+
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+import torch
+
+from cai.losses.logprobs import masked_mean, masked_moments
+from cai.train.ppo.batch import Batch, Sample
+from cai.train.ppo.config import PPOConfig
+
+NGRAM = 4
+"""Tokens in a row that count as a repetition."""
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        """Start with no phase."""
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the block's time as a phase's."""
+        start = perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+
+    def readings(self, tokens: int) -> dict[str, float]:
+        """Return seconds by phase and in all, and how many tokens of answers that makes per second."""
+        total = sum(self.seconds.values())
+        by_phase = {f"seconds_{name}": seconds for name, seconds in self.seconds.items()}
+        return {**by_phase, "seconds": total, "tokens_per_s": tokens / total if total else 0.0}
+
+
+def readings(batch: Batch, config: PPOConfig, *, asked: int, kl_coefficient: float) -> dict[str, float]:
+    """Return the metrics of a batch; `asked` is how many answers the step should have had."""
+    lengths = batch.mask_BT.sum(1)
+    errors = masked_moments(batch.returns_BT - batch.values_BT, batch.mask_BT).variance
+    spread = masked_moments(batch.returns_BT, batch.mask_BT).variance
+    found = {
+        "score": float(batch.scores_B.mean()),
+        "score_std": float(batch.scores_B.std(unbiased=False)),
+        "reward": float(batch.rewards_BT.sum(1).mean()),
+        "kl": batch.kl_per_answer,
+        "kl_coefficient": kl_coefficient,
+        # The mean surprise at its own draws estimates a policy's entropy without bias, and costs nothing.
+        "entropy": -float(masked_mean(batch.logprobs_BT, batch.mask_BT)),
+        "explained_variance": float(1 - errors / spread) if float(spread) > 0 else 0.0,
+        "value_mean": float(masked_mean(batch.values_BT, batch.mask_BT)),
+        "length": float(lengths.float().mean()),
+        "cut_off": sum(sample.cut_off for sample in batch.samples) / len(batch.samples),
+        "repetition": sum(repetition(sample.answer_ids) for sample in batch.samples) / len(batch.samples),
+        "dropped": asked - len(batch.samples),
+    }
+    if config.temperature == 1:
+        found["sampling_gap"] = sampling_gap(batch)
+    return found
+
+
+def repetition(ids: Sequence[int]) -> float:
+    """Return the share of runs of four tokens that came before in the same answer.
+
+    >>> repetition([1, 2, 3, 4, 5]), repetition([1, 1, 1, 1, 1, 1])
+    (0.0, 0.6666666666666667)
+    """
+    runs = [tuple(ids[at : at + NGRAM]) for at in range(len(ids) - NGRAM + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def sampling_gap(batch: Batch) -> float:
+    """Return how far the engine's log-probabilities are from the training's, in nats per token, mean size."""
+    gaps = [
+        (torch.tensor(sample.sampled_logprobs) - row_T[: len(sample.sampled_logprobs)]).abs().sum()
+        for sample, row_T in zip(batch.samples, batch.logprobs_BT, strict=True)
+    ]
+    return float(torch.stack(gaps).sum() / batch.mask_BT.sum())
+
+
+def shown_samples(samples: Sequence[Sample], count: int) -> list[dict[str, str | float]]:
+    """Return answers to look at: the best, the worst, and the first of the rest."""
+    ranked = sorted(samples, key=lambda sample: (-(sample.score or 0.0), sample.row))
+    ends = ranked[:1] + ranked[1:][-1:]
+    rest = [sample for sample in sorted(samples, key=lambda sample: sample.row) if sample not in ends]
+    return [
+        {"prompt": sample.prompt[-1].content, "answer": sample.answer, "score": sample.score or 0.0}
+        for sample in [*ends, *rest][:count]
+    ]
+
+
+def peak_memory_mb() -> int:
+    """Return the most memory that this process has held, in MB (on a GPU: of the GPU's)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used >> (20 if sys.platform == "darwin" else 10)

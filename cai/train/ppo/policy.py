@@ -1,0 +1,223 @@
+"""The networks of PPO: the policy with its value head, the reference, and what samples from the policy.
+
+Policy and value share a trunk and one forward pass, which projects onto the vocabulary at the response's tokens only.
+The reference is a frozen copy, or with LoRA the same network with its adapter off. Dropout is off everywhere: with it,
+the ratio to the rollout's policy would not begin at 1.
+
+Precision: in bfloat16, weights stay float32 and the forward pass runs under autocast; frozen linear layers are cast
+once, which gives the same bits. Sampling uses a bfloat16 copy, written anew before each rollout: much faster, and the
+update never reads what it thinks of its tokens. A LoRA policy's base is frozen, so it is loaded in bfloat16 and is
+sampled from in place, as a float32 policy is.
+
+Left out: models whose logits are more than the head's product (soft-capped, scaled); they are refused.
+
+Shapes: as in `batch`; H hidden size, V vocabulary.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from cai.engines.embedded import resolve_model
+from cai.engines.network import SCALED_LOGITS
+from cai.errors import EngineError, InputError, Problem
+from cai.losses.logprobs import projected_logprobs
+from cai.train.common import wants_bf16
+from cai.train.ppo.batch import Inputs
+from cai.train.ppo.config import PPOConfig
+
+
+class PolicyWithValue(nn.Module):
+    """A causal language model and a linear value head on its last hidden states, as one forward pass."""
+
+    def __init__(self, policy: nn.Module, *, temperature: float = 1.0, bf16: bool = False) -> None:
+        """Add a head of zeros: all values are 0 until the first update."""
+        super().__init__()
+        self.policy = policy
+        self.temperature, self.bf16 = temperature, bf16
+        self.value_head = nn.Linear(causal_of(policy).config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Return `logprobs_BT` (nats, at the temperature) and `values_BT`: float32, 0 where the mask is false."""
+        hidden_NH, logprobs_N = response_logprobs(self.policy, inputs, temperature=self.temperature, bf16=self.bf16)
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            values_N = self.value_head(hidden_NH.float())[:, 0]
+        return _spread(logprobs_N, inputs.mask_BT), _spread(values_N, inputs.mask_BT)
+
+    @property
+    def trunk(self) -> list[nn.Parameter]:
+        """The trained weights of the language model."""
+        return [weight for weight in self.policy.parameters() if weight.requires_grad]
+
+
+def causal_of(policy: nn.Module) -> PreTrainedModel:
+    """Return the language model inside an adapter's wrapper, or the model itself."""
+    base = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # type: ignore[operator]
+    return cast(PreTrainedModel, base)
+
+
+def head_of(causal: Any) -> nn.Linear:
+    """Return the layer that makes logits."""
+    return cast(nn.Linear, causal.get_output_embeddings())
+
+
+def response_logprobs(
+    policy: nn.Module, inputs: Inputs, *, temperature: float, bf16: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the hidden states that predict the response's tokens, `hidden_NH`, and these tokens' `logprobs_N`."""
+    causal = causal_of(policy)
+    steps = torch.arange(inputs.mask_BT.shape[1], device=inputs.mask_BT.device)
+    rows_N = inputs.mask_BT.nonzero()[:, 0]
+    places_N = (inputs.prompt_lengths_B[:, None] - 1 + steps)[inputs.mask_BT]
+    with torch.autocast(inputs.ids_BL.device.type, dtype=torch.bfloat16, enabled=bf16):
+        # Right padding comes after all that may see it: no mask is needed.
+        hidden_BLH = causal.base_model(input_ids=inputs.ids_BL, use_cache=False).last_hidden_state
+        hidden_NH = hidden_BLH[rows_N, places_N]
+        labels_N = inputs.ids_BL[rows_N, places_N + 1]
+        return hidden_NH, projected_logprobs(hidden_NH, head_of(causal).weight, labels_N, temperature=temperature)
+
+
+def _spread(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    rows, steps = mask_BT.nonzero(as_tuple=True)
+    return values_N.new_zeros(mask_BT.shape).index_put((rows, steps), values_N)
+
+
+def load_policy(config: PPOConfig, device: torch.device) -> PolicyWithValue:
+    """Load the model that is trained, with an adapter if one is asked for."""
+    bf16 = wants_bf16(config.precision)
+    narrow = bf16 and config.lora is not None
+    causal = load_causal(config.model, torch.bfloat16 if narrow else torch.float32)
+    policy: nn.Module = causal if config.lora is None else with_adapter(causal, config)
+    without_dropout(policy)
+    if config.gradient_checkpointing:
+        _checkpoint_gradients(causal)
+    # Only gradient checkpointing asks whether the model is in training.
+    policy.train(config.gradient_checkpointing)
+    return PolicyWithValue(policy, temperature=config.temperature, bf16=bf16).to(device)
+
+
+def load_causal(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a language model by folder, hub id or ``embedded``; raises InputError for one that PPO can't score."""
+    path = resolve_model(name)
+    try:
+        causal = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{name}: cannot be loaded: {error}") from error
+    config = causal.config.get_text_config()
+    more = [field for field in SCALED_LOGITS if getattr(config, field, None) not in (None, 1, 1.0, False)]
+    if more or getattr(head_of(causal), "bias", None) is not None:
+        what = f"the model's logits are more than the product with its head ({', '.join(more) or 'a bias'})"
+        raise InputError(Problem(name, 0, 0, what, "use a model without that for PPO"))
+    return cast(PreTrainedModel, causal)
+
+
+def with_adapter(causal: PreTrainedModel, config: PPOConfig) -> nn.Module:
+    """Put a trainable low-rank adapter on a model, whose own weights are then frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    assert config.lora is not None
+    settings = LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=0.0,
+        target_modules=config.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    return cast(nn.Module, get_peft_model(causal, settings))
+
+
+def merged(policy: PolicyWithValue, config: PPOConfig) -> PreTrainedModel:
+    """Return the trained model in float32; an adapter is merged into a base that is read again, unrounded."""
+    if config.lora is None:
+        return causal_of(policy.policy)
+    whole: Any = with_adapter(load_causal(config.model, torch.float32), config)
+    trained = {name: weight for name, weight in policy.policy.named_parameters() if weight.requires_grad}
+    missing = set(trained) - set(whole.load_state_dict(trained, strict=False).missing_keys)
+    assert missing == set(trained)
+    return cast(PreTrainedModel, whole.merge_and_unload())
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Make dropout 0 wherever a model has it."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def _checkpoint_gradients(causal: Any) -> None:
+    settings = {"use_reentrant": False}
+    if hasattr(causal, "activation_checkpointing_enable"):
+        causal.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+Reference = Callable[[Inputs], Tensor]
+"""Gives `ref_logprobs_BT` of a forward pass's inputs."""
+
+
+def make_reference(policy: PolicyWithValue, config: PPOConfig, device: torch.device) -> Reference:
+    """Return the reference: the policy's own base where an adapter is trained on it, else a frozen copy."""
+    own_base = config.lora is not None and config.reference is None
+    frozen = policy.policy if own_base else _frozen(policy, config).to(device)
+
+    def logprobs(inputs: Inputs) -> Tensor:
+        with torch.no_grad():
+            _, logprobs_N = response_logprobs(frozen, inputs, temperature=policy.temperature, bf16=policy.bf16)
+        return _spread(logprobs_N, inputs.mask_BT)
+
+    def with_adapter_off(inputs: Inputs) -> Tensor:
+        with cast(Any, frozen).disable_adapter():
+            return logprobs(inputs)
+
+    return with_adapter_off if own_base else logprobs
+
+
+def _frozen(policy: PolicyWithValue, config: PPOConfig) -> nn.Module:
+    """Return a copy of where the policy starts, or the model that is named; made before anything is trained."""
+    if config.reference is None:
+        frozen = copy.deepcopy(causal_of(policy.policy))
+    else:
+        frozen = load_causal(config.reference, torch.float32)
+        if len(head_of(frozen).weight) != len(head_of(causal_of(policy.policy)).weight):
+            what = "the reference has another vocabulary than the policy"
+            raise InputError(Problem(config.reference, 0, 0, what, "name a model with the same tokenizer"))
+    frozen.requires_grad_(False).train(False)
+    if policy.bf16:
+        for module in frozen.modules():
+            # The head may be the embedding too, which autocast leaves in float32.
+            if type(module) is nn.Linear and module is not head_of(frozen):
+                module.to(torch.bfloat16)
+    return frozen
+
+
+class Actor:
+    """The network that the engine samples from: the policy itself, or a bfloat16 copy of it."""
+
+    def __init__(self, policy: PolicyWithValue, config: PPOConfig) -> None:
+        """Copy the policy where sampling from it in place would be slow."""
+        self._source = causal_of(policy.policy)
+        self.is_copy = policy.bf16 and config.lora is None
+        self.network: nn.Module = policy.policy
+        if self.is_copy:
+            self.network = _bf16_copy(self._source)
+
+    def refresh(self) -> None:
+        """Take over the policy's weights."""
+        if self.is_copy:
+            with torch.no_grad():
+                for mine, its in zip(self.network.parameters(), self._source.parameters(), strict=True):
+                    mine.copy_(its)
+
+
+def _bf16_copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).to(dtype=torch.bfloat16).requires_grad_(False).train(False)

@@ -1,0 +1,183 @@
+"""One PPO step: several clipped updates of policy and value on one batch of rollouts.
+
+Every update divides by the number of valid tokens in its whole minibatch, which each process knows: accumulation over
+passes and the number of processes then change nothing but the rounding. (DDP takes the mean over processes, so the loss
+is multiplied by their number first.) Policy and value head are clipped to `max_grad_norm` apart, since an untrained
+value head would else hold the policy back.
+
+An update whose loss or gradient is not finite is refused: weights and optimizer stay as they are, the rows are named.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather, gather_object
+from torch import Tensor
+
+from cai.errors import TrainingError
+from cai.losses.ppo import policy_loss, value_loss
+from cai.train.ppo.batch import Batch, Minibatch, Sample, make_inputs, plan_minibatches
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.policy import PolicyWithValue
+from cai.train.ppo.rollout import named
+
+
+class Sums(NamedTuple):
+    """What the passes of an update add up to, over all processes; `ratio_max` is a maximum."""
+
+    policy_loss: float = 0.0
+    value_loss: float = 0.0
+    tokens: float = 0.0
+    clipped: float = 0.0
+    value_clipped: float = 0.0
+    kl: float = 0.0
+    ratio_max: float = 0.0
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Return both together."""
+        added = [mine + its for mine, its in zip(self[:-1], other[:-1], strict=True)]
+        return Sums._make([*added, max(self.ratio_max, other.ratio_max)])
+
+
+class Update(NamedTuple):
+    """What one update did."""
+
+    sums: Sums
+    grad_norm: float
+    value_grad_norm: float
+    applied: bool
+    """False where `target_kl` ended the step before it."""
+
+
+class Learner:
+    """Holds the trained network and its optimizer, and takes steps."""
+
+    def __init__(self, accelerator: Accelerator, policy: PolicyWithValue, config: PPOConfig, *, pad_id: int) -> None:
+        """Prepare network and optimizer for however many processes there are."""
+        self.accelerator, self.policy, self.config, self.pad_id = accelerator, policy, config, pad_id
+        groups = [
+            {"params": policy.trunk, "lr": config.learning_rate},
+            {"params": list(policy.value_head.parameters()), "lr": config.value_learning_rate},
+        ]
+        fused = accelerator.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
+        self.model: Any
+        self.optimizer: Any
+        self.model, self.optimizer = accelerator.prepare(policy, optimizer)
+
+    def plan(self, samples: Sequence[Sample], *, step: int, epoch: int) -> list[Minibatch]:
+        """Return an epoch's minibatches as this process takes part in them."""
+        lengths = [len(sample.prompt_ids) + len(sample.answer_ids) for sample in samples]
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        return plan_minibatches(lengths, self.config, step=step, epoch=epoch, rank=rank, world=world)
+
+    def learn(self, batch: Batch, *, step: int) -> dict[str, float]:
+        """Take all updates of a step, and return its metrics."""
+        updates: list[Update] = []
+        for epoch in range(self.config.epochs):
+            for minibatch in self.plan(batch.samples, step=step, epoch=epoch):
+                updates.append(self.update(batch, minibatch))
+                if not updates[-1].applied:
+                    return _metrics(updates)
+        return _metrics(updates)
+
+    def update(self, batch: Batch, minibatch: Minibatch) -> Update:
+        """Compute one minibatch's gradient and apply it.
+
+        Raises TrainingError, on every process alike, when loss or gradient is not finite.
+        """
+        tokens = int(batch.mask_BT[list(minibatch.rows)].sum())
+        mine, broken = Sums(), []
+        for number, rows in enumerate(minibatch.passes):
+            is_last = number == len(minibatch.passes) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                sums = self._pass(batch, rows, weight=self.accelerator.num_processes / tokens)
+            if not _finite(sums):
+                broken += list(rows)
+            mine = mine.plus(sums)
+        sums = self._over_processes(mine)
+        if not _finite(sums):
+            self._refuse(batch, "loss", gather_object(broken))
+        if self.config.target_kl is not None and sums.kl / tokens > self.config.target_kl:
+            self.optimizer.zero_grad(set_to_none=True)
+            return Update(sums, 0.0, 0.0, applied=False)
+        norms = [
+            float(self.accelerator.clip_grad_norm_(weights, self.config.max_grad_norm) or 0.0)
+            for weights in (self.policy.trunk, self.policy.value_head.parameters())
+        ]
+        if not _finite(norms):
+            self._refuse(batch, "gradient", list(minibatch.rows))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Update(sums, norms[0], norms[1], applied=True)
+
+    def _pass(self, batch: Batch, rows: Sequence[int], *, weight: float) -> Sums:
+        """Add the gradient of some rows. Without rows, one goes through without weight: DDP waits for every process."""
+        chosen = list(rows) or [0]
+        device = self.accelerator.device
+        inputs = make_inputs([batch.samples[row] for row in chosen], self.pad_id).to(device)
+        width = inputs.mask_BT.shape[1]
+
+        def of(tensor_BT: Tensor) -> Tensor:
+            return tensor_BT[chosen, :width].to(device)
+
+        mask_BT = inputs.mask_BT if rows else torch.zeros_like(inputs.mask_BT)
+        logprobs_BT, values_BT = self.model(inputs)
+        policy = policy_loss(
+            logprobs_BT=logprobs_BT,
+            old_logprobs_BT=of(batch.logprobs_BT),
+            advantages_BT=of(batch.advantages_BT),
+            mask_BT=mask_BT,
+            clip=self.config.clip,
+        )
+        value = value_loss(
+            values_BT=values_BT,
+            old_values_BT=of(batch.values_BT),
+            returns_BT=of(batch.returns_BT),
+            mask_BT=mask_BT,
+            clip=self.config.value_clip,
+        )
+        loss = (policy.loss_sum + self.config.value_coefficient * value.loss_sum) * weight
+        self.accelerator.backward(loss)
+        parts = (policy.loss_sum, value.loss_sum, policy.token_count, policy.clipped_count, value.clipped_count)
+        return Sums(*torch.stack([*(part.double() for part in parts), policy.kl_sum, policy.ratio_max]).tolist())
+
+    def _over_processes(self, mine: Sums) -> Sums:
+        if self.accelerator.num_processes == 1:
+            return mine
+        # float32: not every device has doubles, and these are readings.
+        table = gather(torch.tensor([mine], dtype=torch.float32, device=self.accelerator.device))
+        return Sums._make([*table[:, :-1].sum(0).tolist(), float(table[:, -1].max())])
+
+    def _refuse(self, batch: Batch, what: str, rows: Sequence[int]) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        blamed = named([batch.samples[row] for row in sorted(set(rows))])
+        raise TrainingError(
+            f"the {what} is not a finite number ({blamed}); the update was not applied and the last checkpoint is "
+            "whole: lower learning_rate, or train with precision fp32"
+        )
+
+
+def _finite(numbers: Sequence[float]) -> bool:
+    return bool(torch.tensor(numbers).isfinite().all())
+
+
+def _metrics(updates: Sequence[Update]) -> dict[str, float]:
+    sums = Sums()
+    for update in updates:
+        sums = sums.plus(update.sums)
+    applied = [update for update in updates if update.applied]
+    return {
+        "policy_loss": sums.policy_loss / sums.tokens,
+        "value_loss": sums.value_loss / sums.tokens,
+        "clip_fraction": sums.clipped / sums.tokens,
+        "value_clip_fraction": sums.value_clipped / sums.tokens,
+        "approx_kl": sums.kl / sums.tokens,
+        "ratio_max": sums.ratio_max,
+        "grad_norm": sum(update.grad_norm for update in applied) / max(1, len(applied)),
+        "value_grad_norm": sum(update.value_grad_norm for update in applied) / max(1, len(applied)),
+        "updates": len(applied),
+    }

@@ -1,0 +1,247 @@
+"""PPO from start to end: roll out, score, learn, log, save; on one process or many, killed and started again.
+
+A step is a function of the weights, the optimizer, the KL coefficient and the step's number: prompts, seeds and order
+of updates all come from (seed, step). That is all there is to exact resumption.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from cai.engines.embedded import resolve_model
+from cai.engines.render import Renderer
+from cai.engines.transformers import TransformersEngine
+from cai.errors import InputError, Problem
+from cai.losses.kl import adapt_coefficient
+from cai.progress import Progress
+from cai.records.loaders import load_prompts
+from cai.records.schema import Prompt
+from cai.storage import atomic_write_json, digest, seed_from
+from cai.train.common import MetricsLog, read_metrics, save_model
+from cai.train.hf import prepare_process
+from cai.train.ppo import checkpoint
+from cai.train.ppo.batch import Batch, make_batch
+from cai.train.ppo.checkpoint import Progressed
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.monitor import Clock, peak_memory_mb, readings, shown_samples
+from cai.train.ppo.policy import Actor, load_policy, make_reference, merged
+from cai.train.ppo.rollout import (
+    RewardFunction,
+    add_scores,
+    check_finite,
+    gather_samples,
+    preference_reward,
+    prompts_of_step,
+    sample_answers,
+    score_tokens,
+)
+from cai.train.ppo.step import Learner
+
+
+def run_ppo(config: PPOConfig, reward_fn: RewardFunction | None = None) -> None:
+    """Train a policy by PPO, from its last checkpoint if there is one; a run that is done is left as it is.
+
+    `reward_fn` stands in for the preference model. It is given the answers of one process at a time.
+    """
+    result = config.out / "result.json"
+    if result.exists():
+        shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
+        return
+    if reward_fn is None and config.reward_model is None:
+        raise InputError(Problem("reward_model", 0, 0, "no preference model is named", "give its folder"))
+    accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=str(config.out))
+    trainer = Trainer(config, accelerator, reward_fn)
+    trainer.train()
+    trainer.finish(result)
+
+
+class Trainer:
+    """The parts of a run, and its loop."""
+
+    def __init__(self, config: PPOConfig, accelerator: Accelerator, reward_fn: RewardFunction | None = None) -> None:
+        """Load everything, and the newest checkpoint over it. Input is checked before the first model is loaded."""
+        self.config, self.accelerator = config, accelerator
+        device = accelerator.device
+        self.tokenizer = _tokenizer(config.model)
+        self.prompts, self.too_long = usable_prompts(config, Renderer(self.tokenizer))
+        prompts = digest([prompt.key for prompt in self.prompts])
+        saved = checkpoint.newest(config.out / "checkpoints")
+        self.begun = Progressed(0, config.kl_coefficient)
+        if saved is not None:
+            self.begun = checkpoint.read_state(saved, config, prompts=prompts)
+        self.about = checkpoint.about(config, prompts=prompts)
+        self.kl_coefficient = self.begun.kl_coefficient
+
+        prepare_process(seed_from(config.seed, "ppo start") % 2**32)
+        policy = load_policy(config, device)
+        # Before a checkpoint's weights: the reference is where training started.
+        self.reference = make_reference(policy, config, device)
+        if saved is not None:
+            checkpoint.load_weights(saved, policy)
+        self.actor = Actor(policy, config)
+        self.engine = TransformersEngine(self.actor.network, self.tokenizer)
+        if self.actor.is_copy:
+            self.engine.network.keep_shared()
+        self.reward = reward_fn or preference_reward(cast(Path, config.reward_model), device)
+        self.learner = Learner(accelerator, policy, config, pad_id=self.engine.renderer.pad_id)
+        if saved is not None:
+            checkpoint.load_moments(saved, self.learner.optimizer)
+        # Nobody writes in the folder before everybody has read it.
+        accelerator.wait_for_everyone()
+        main = accelerator.is_main_process
+        self.metrics = MetricsLog(config.out / "metrics.jsonl", main=main, resume_step=self.begun.step)
+        self.samples = MetricsLog(config.out / "samples.jsonl", main=main, resume_step=self.begun.step)
+        if config.report_to:
+            accelerator.init_trackers("cai-ppo", config=_flat(config.to_plain()))
+
+    def train(self) -> None:
+        """Take the steps that are left."""
+        config = self.config
+        quiet = not self.accelerator.is_main_process
+        bar = Progress("PPO", config.steps, "steps", done=self.begun.step, quiet=quiet)
+        for step in range(self.begun.step + 1, config.steps + 1):
+            values = self.step(step)
+            reading = f"score {values['score']:.3f}  KL {values['kl']:.2f}  {values['tokens_per_s']:.0f} tokens/s"
+            bar.advance(note=reading)
+            if config.save_every and step % config.save_every == 0 and step < config.steps:
+                self.save(step)
+        bar.close()
+
+    def step(self, step: int) -> dict[str, float]:
+        """Roll out, learn, and log one step (from 1)."""
+        # Whatever draws from a global generator, a reward function say, draws the same after a restart.
+        set_seed(seed_from(self.config.seed, "ppo step", step, self.accelerator.process_index) % 2**32)
+        clock = Clock()
+        batch = self.rollouts(step, clock)
+        values = readings(batch, self.config, asked=self.config.batch_size, kl_coefficient=self.kl_coefficient)
+        with clock.phase("train"):
+            values |= self.learner.learn(batch, step=step)
+        values["learning_rate"] = self.config.learning_rate
+        values |= clock.readings(int(batch.mask_BT.sum()))
+        self._log(step, values, batch)
+        if self.config.kl_target is not None:
+            self.kl_coefficient = adapt_coefficient(
+                self.kl_coefficient,
+                values["kl"],
+                target=self.config.kl_target,
+                horizon=self.config.kl_horizon,
+                n=len(batch.samples),
+            )
+        return values
+
+    def rollouts(self, step: int, clock: Clock) -> Batch:
+        """Return the step's batch, the same on every process."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        with clock.phase("rollout"):
+            self.actor.refresh()
+            prompts = prompts_of_step(self.prompts, self.config, step)
+            answered = sample_answers(
+                self.engine, self.engine.renderer, prompts, self.config, step=step, rank=rank, world=world
+            )
+        with clock.phase("reward"):
+            samples = gather_samples(add_scores(answered, self.reward))
+        with clock.phase("reference"):
+            plan = self.learner.plan(samples, step=step, epoch=0)
+            pad_id, device = self.engine.renderer.pad_id, self.accelerator.device
+            logprobs, values = score_tokens(self.learner.policy, samples, plan, pad_id=pad_id, device=device)
+            (ref_logprobs,) = score_tokens(
+                lambda inputs: (self.reference(inputs),), samples, plan, pad_id=pad_id, device=device
+            )
+        check_finite(samples, logprobs_BT=logprobs, ref_logprobs_BT=ref_logprobs, values_BT=values)
+        return make_batch(
+            samples,
+            logprobs_BT=logprobs,
+            ref_logprobs_BT=ref_logprobs,
+            values_BT=values,
+            config=self.config,
+            kl_coefficient=self.kl_coefficient,
+        )
+
+    def _log(self, step: int, values: dict[str, float], batch: Batch) -> None:
+        self.metrics.log(step, values)
+        every = self.config.samples_every
+        if every and (step % every == 0 or step in (1, self.config.steps)):
+            for sample in shown_samples(batch.samples, self.config.samples_shown):
+                self.samples.log(step, cast(dict[str, float], sample))
+        if self.config.report_to:
+            self.accelerator.log(values, step=step)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint."""
+        if self.accelerator.is_main_process:
+            checkpoint.save(
+                self.config.out / "checkpoints",
+                Progressed(step, self.kl_coefficient),
+                model=self.learner.policy,
+                optimizer=self.learner.optimizer,
+                about=self.about,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def finish(self, result: Path) -> None:
+        """Save the model, then say that all is done, then drop the checkpoints."""
+        if self.accelerator.is_main_process:
+            save_model(merged(self.learner.policy, self.config), self.tokenizer, self.config.out / "model")
+            atomic_write_json(result, self.summary())
+            shutil.rmtree(self.config.out / "checkpoints", ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        if self.config.report_to:
+            self.accelerator.end_training()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run in a few figures: the means of its first and its last tenth of steps."""
+        rows = read_metrics(self.config.out / "metrics.jsonl")
+        tenth = max(1, len(rows) // 10)
+
+        def mean(name: str, part: Sequence[dict[str, Any]]) -> float:
+            return float(sum(row[name] for row in part)) / len(part)
+
+        return {
+            "counts": {
+                "steps": len(rows),
+                "answers": len(rows) * self.config.batch_size - int(sum(row["dropped"] for row in rows)),
+                "prompts": len(self.prompts),
+                "prompts_too_long": self.too_long,
+            },
+            "score": {"first": mean("score", rows[:tenth]), "last": mean("score", rows[-tenth:])},
+            "kl": mean("kl", rows[-tenth:]),
+            "seconds": sum(row["seconds"] for row in rows),
+            "peak_memory_mb": peak_memory_mb(),
+            "processes": self.accelerator.num_processes,
+        }
+
+
+def usable_prompts(config: PPOConfig, renderer: Renderer) -> tuple[list[Prompt], int]:
+    """Return the prompts that leave room for an answer, and how many are too long for that.
+
+    Raises InputError for files that can't be read, and when no prompt is left.
+    """
+    prompts = load_prompts(config.prompts)
+    room = config.max_length - config.max_new_tokens
+    fitting = [prompt for prompt in prompts if len(renderer.prompt_ids(prompt.messages)) <= room]
+    if not fitting:
+        problem = "no prompt" if not prompts else f"no prompt of at most {room} tokens (max_length less max_new_tokens)"
+        raise InputError(Problem(str(config.prompts[0]), 0, 0, problem, "give more prompts, or raise max_length"))
+    return fitting, len(prompts) - len(fitting)
+
+
+def _tokenizer(model: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(model), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(Problem(model, 0, 0, f"no tokenizer: {error}", "save the model with its tokenizer")) from error
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _flat(plain: dict[str, Any]) -> dict[str, int | float | str | bool]:
+    """Return settings as trackers take them."""
+    return {
+        name: value if isinstance(value, int | float | str | bool) else json.dumps(value)
+        for name, value in plain.items()
+    }

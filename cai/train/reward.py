@@ -1,0 +1,122 @@
+"""The preference model: a score per answer, trained so that score differences are the labels' log-odds.
+
+Bradley-Terry with a probability per pair (Bai et al. 2022, section 4.1: soft labels are much better than hard ones).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from cai.engines.embedded import resolve_model
+from cai.engines.render import Renderer
+from cai.judges.preference_model import score_batch, scores_at_end
+from cai.losses.preference import bradley_terry
+from cai.train.configs import RewardConfig
+from cai.train.data import Pair, load_pairs, padded, percentiles, training_order
+from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments, with_adapter
+
+
+class PreferenceModelTrainer(CountedTrainer):
+    """Learns scores from pairs. Rows of a batch: all chosen answers, then all rejected ones."""
+
+    centering = 0.0
+
+    def units(self, batch: Mapping[str, Any]) -> int:
+        """Count the pairs."""
+        return len(batch["targets"])
+
+    def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the soft cross-entropies of the pairs."""
+        scores = scores_at_end(model, batch["input_ids"], batch["attention_mask"])
+        chosen_B, rejected_B = scores.chunk(2)
+        loss_B = bradley_terry(chosen_B, rejected_B, target_B=batch["targets"], centering=self.centering)
+        margin_B = (chosen_B - rejected_B).detach()
+        return loss_B.sum(), {"accuracy": (margin_B > 0).sum(), "margin": margin_B.sum()}
+
+
+def run_reward(config: RewardConfig) -> None:
+    """Train a preference model on `config.data` and write the output folder of `cai.train.common`.
+
+    Does nothing when the folder is finished already. Raises InputError for bad rows before the model is loaded,
+    TrainingError when a loss is not finite.
+    """
+    if (config.out / "result.json").exists():
+        return
+    prepare_process(config.seed)
+    path = resolve_model(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    renderer = Renderer(tokenizer)
+    pairs, dropped = load_pairs(config.data, renderer, max_length=config.max_length)
+    train, held_out = split_by_prompt(pairs, share=config.eval_fraction)
+    lengths = [len(pair) for pair in train]
+    order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
+    model = load_with_head(path, config.seed, renderer.pad_id)
+    trainer = PreferenceModelTrainer(
+        model=with_adapter(model, config, task="SEQ_CLS", keep=["score"]),
+        args=training_arguments(config, len(order)),
+        train_dataset=Rows(train, order),
+        data_collator=lambda rows: collate(rows, renderer.pad_id),
+    )
+    trainer.centering = config.centering
+    result = fit(trainer, config, label="preference model")
+    about = {"rows": len(train), "dropped": dict(dropped), "lengths": percentiles(lengths)}
+    held = evaluate(trainer.accelerator.unwrap_model(trainer.model), held_out, renderer.pad_id)
+    finish(trainer, tokenizer, config, {**result, **about, "held_out": held})
+
+
+def load_with_head(path: str, seed: int, pad_id: int) -> Any:
+    """Return the model with a score head that depends on the seed alone.
+
+    The head's weights come from a generator of their own: what else was drawn before does not matter.
+    """
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype="float32")
+    head = model.score.weight
+    if str(model.config.architectures or "").find("SequenceClassification") < 0:
+        generator = torch.Generator().manual_seed(seed)
+        scale = 1.0 / (head.shape[1] + 1) ** 0.5
+        with torch.no_grad():
+            head.copy_(torch.randn(head.shape, generator=generator) * scale)
+    model.config.pad_token_id = pad_id
+    return model
+
+
+def collate(rows: Sequence[Pair], pad_id: int) -> dict[str, Any]:
+    """Return a right-padded batch of the chosen and then the rejected answers, and the pairs' targets, float32."""
+    answers = [pair.chosen for pair in rows] + [pair.rejected for pair in rows]
+    return {
+        **padded(answers, pad_id),
+        "targets": torch.tensor([pair.target for pair in rows]),
+        "names": [pair.chosen.name for pair in rows],
+    }
+
+
+def split_by_prompt(pairs: Sequence[Pair], *, share: float) -> tuple[list[Pair], list[Pair]]:
+    """Return pairs to train on and pairs held out; all pairs of one prompt are on one side, whatever the order."""
+
+    def held_out(pair: Pair) -> bool:
+        value = hashlib.sha256(repr(pair.chosen.prompt).encode()).digest()
+        return int.from_bytes(value[:6], "big") < share * 2**48
+
+    train = [pair for pair in pairs if not held_out(pair)]
+    return (train, [pair for pair in pairs if held_out(pair)]) if train else (list(pairs), [])
+
+
+@torch.no_grad()
+def evaluate(model: Any, pairs: Sequence[Pair], pad_id: int) -> dict[str, float]:
+    """Return how well a preference model agrees with pairs: their number, accuracy and loss."""
+    if not pairs:
+        return {"pairs": 0}
+    model.eval()
+    right, loss = 0.0, 0.0
+    for pair in pairs:
+        rows = [[*answer.prompt, *answer.answer] for answer in (pair.chosen, pair.rejected)]
+        chosen, rejected = score_batch(model, rows, pad_id)
+        margin = chosen - rejected
+        right += float(margin > 0) if pair.target >= 0.5 else float(margin < 0)
+        loss -= float(pair.target * logsigmoid(margin) + (1 - pair.target) * logsigmoid(-margin))
+    return {"pairs": len(pairs), "accuracy": right / len(pairs), "loss": loss / len(pairs)}

@@ -1,0 +1,62 @@
+"""Supervised finetuning on revisions and helpful answers (Bai et al. 2022, section 3.1).
+
+The loss is on the assistant's last turn and its end of turn, averaged over tokens. TRL's trainer is not used: its
+loop keeps neither our order of rows nor an exact resume, and it projects the vocabulary over prompts and padding.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cai.engines.embedded import resolve_model
+from cai.engines.render import Renderer
+from cai.train.configs import SFTConfig
+from cai.train.data import IGNORED, Example, load_chats, padded, percentiles, training_order
+from cai.train.hf import CountedTrainer, Rows, answer_logprobs, finish, fit, prepare_process, training_arguments, with_adapter
+
+
+class SFTTrainer(CountedTrainer):
+    """Maximises the likelihood of answers."""
+
+    def units(self, batch: Mapping[str, Any]) -> int:
+        """Count the answers' tokens."""
+        return int((batch["labels"][:, 1:] != IGNORED).sum())
+
+    def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the negative log-probabilities of the answers' tokens."""
+        logprobs_N, _ = answer_logprobs(model, batch)
+        return -logprobs_N.sum(), {}
+
+
+def run_sft(config: SFTConfig) -> None:
+    """Finetune `config.model` on `config.data` and write the output folder of `cai.train.common`.
+
+    Does nothing when the folder is finished already. Raises InputError for bad rows before the model is loaded,
+    TrainingError when a loss is not finite.
+    """
+    if (config.out / "result.json").exists():
+        return
+    prepare_process(config.seed)
+    path = resolve_model(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    renderer = Renderer(tokenizer)
+    examples, dropped = load_chats(config.data, renderer, max_length=config.max_length)
+    lengths = [len(example) for example in examples]
+    order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
+    trainer = SFTTrainer(
+        model=with_adapter(model, config, task="CAUSAL_LM"),
+        args=training_arguments(config, len(order)),
+        train_dataset=Rows(examples, order),
+        data_collator=lambda rows: collate(rows, renderer.pad_id),
+    )
+    result = fit(trainer, config, label="sft")
+    about = {"rows": len(examples), "dropped": dict(dropped), "lengths": percentiles(lengths)}
+    finish(trainer, tokenizer, config, {**result, **about})
+
+
+def collate(rows: Sequence[Example], pad_id: int) -> dict[str, Any]:
+    """Return a right-padded batch with labels on the answers, and the rows' names."""
+    return {**padded(rows, pad_id), "names": [row.name for row in rows]}

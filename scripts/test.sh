@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then runs every check: ruff, mypy, pytest. Arguments go to pytest, with paths from the
+# project's root; --quick leaves out what is slow or needs the real model.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+cd "$root"
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+
+arguments=()
+browser=yes
+for argument in "$@"; do
+    if [ "$argument" = --quick ]; then
+        arguments+=(-m "not slow and not model")
+        browser=no
+    else
+        arguments+=("$argument")
+    fi
+done
+
+# One test opens the report in a headless browser; without one it is skipped and says so.
+find_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable; }
+if [ $browser = yes ] && ! find_browser >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "installing chromium, to look at the report with"
+        { DEBIAN_FRONTEND=noninteractive apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y \
+            --no-install-recommends install chromium; } </dev/null >"$venv/chromium.log" 2>&1 ||
+            say "can't install chromium ($venv/chromium.log): the report's browser test will be skipped"
+    else
+        say "no chromium or chrome here: the report's browser test will be skipped"
+    fi
+fi
+
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+"$venv/bin/mypy"
+exec "$venv/bin/python" -m pytest ${arguments[@]+"${arguments[@]}"}
