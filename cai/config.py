@@ -64,8 +64,7 @@ def problems_of(where: str, error: ValidationError, model: type[BaseModel]) -> l
     from cai.strict_yaml import problems_of as placed
 
     return [
-        Problem(where, 0, 0, problem.problem, problem.fix)
-        for problem in placed(error, Tree(where, {}, {}, {}), model)
+        Problem(where, 0, 0, problem.problem, problem.fix) for problem in placed(error, Tree(where, {}, {}, {}), model)
     ]
 
 

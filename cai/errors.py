@@ -111,7 +111,10 @@ def guarded(work: Callable[[], object]) -> int:
     except Exception as error:
         if not _disk_refused(error):
             raise
-        print(f"error: cannot write: {error}; what was written before is kept: free some room and run again", file=sys.stderr)
+        print(
+            f"error: cannot write: {error}; what was written before is kept: free some room and run again",
+            file=sys.stderr,
+        )
         return StorageError.exit_code
     return 0
 

@@ -52,7 +52,9 @@ class Progress:
         """End the bar's line, with the time it took."""
         took = clock(time.monotonic() - self._start)
         note = f"  {self._note}" if self._note else ""
-        self._write(("\r\033[K" if self._terminal else "") + f"{self.label}  {self._done} {self.unit} in {took}{note}\n")
+        self._write(
+            ("\r\033[K" if self._terminal else "") + f"{self.label}  {self._done} {self.unit} in {took}{note}\n"
+        )
 
     def _write(self, text: str) -> None:
         if not self._quiet:

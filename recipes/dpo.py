@@ -1,6 +1,6 @@
 """DPO: learn from the pairs themselves, with soft labels.
 
-    accelerate launch recipes/dpo.py --config recipes/configs/dpo.yaml key=value …
+Start: accelerate launch recipes/dpo.py --config recipes/configs/dpo.yaml key=value …
 """
 
 from cai.cli.recipe import run_recipe

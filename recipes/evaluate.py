@@ -1,6 +1,6 @@
 """Candidate against parent on held-out prompts, with intervals.
 
-    accelerate launch recipes/evaluate.py --config recipes/configs/evaluate.yaml key=value …
+Start: accelerate launch recipes/evaluate.py --config recipes/configs/evaluate.yaml key=value …
 """
 
 from cai.cli.recipe import run_recipe

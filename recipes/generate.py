@@ -1,6 +1,6 @@
 """Critique and revision: drafts, critiques and revisions of prompts, and the rows to finetune on.
 
-    accelerate launch recipes/generate.py --config recipes/configs/generate.yaml key=value …
+Start: accelerate launch recipes/generate.py --config recipes/configs/generate.yaml key=value …
 """
 
 from cai.cli.recipe import run_recipe

@@ -1,6 +1,6 @@
 """AI preference labels: two answers per prompt, compared by a judge under a constitution.
 
-    accelerate launch recipes/label.py --config recipes/configs/label.yaml key=value …
+Start: accelerate launch recipes/label.py --config recipes/configs/label.yaml key=value …
 """
 
 from cai.cli.recipe import run_recipe

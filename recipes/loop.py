@@ -1,6 +1,6 @@
 """Constitutional AI from start to end in plain code: read this first.
 
-    python recipes/loop.py            # a few minutes on two cores
+Start: python recipes/loop.py (a few minutes on two cores)
 
 A helpful model answers red-team prompts, criticises its answers by a principle and rewrites them (1), and is finetuned
 on that (2). The finetuned model answers each prompt twice; a judge says by the constitution which answer is better (3),
@@ -14,7 +14,8 @@ samples, checks of quality, early stops. B is the batch, T tokens of an answer, 
 import argparse
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ from cai.records.splits import split
 from cai.storage import seed_from
 from cai.types import Dialogue
 
+Model = Any
+"""A model of transformers, whose types would say less than its name."""
+
 Row = tuple[list[int], list[int]]
 """Ids of a prompt and of an answer to it."""
 
@@ -52,18 +56,8 @@ def sample(engine: TransformersEngine, dialogues: Sequence[Dialogue], *, tokens:
         for number, dialogue in enumerate(dialogues)
     ]
     found = {result.id: result for result in engine.generate(requests)}
-    answers = []
-    for request in requests:
-        result = found[request.id]
-        answers.append("" if isinstance(result, Failure) else result.completions[0].text.strip())
-    return answers
-
-
-def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
-    """Yield the rows once, in a seeded order, `size` at a time."""
-    order = random.Random(seed).sample(range(len(rows)), len(rows))
-    for start in range(0, len(order), size):
-        yield [rows[index] for index in order[start : start + size]]
+    results = [found[request.id] for request in requests]
+    return ["" if isinstance(result, Failure) else result.completions[0].text.strip() for result in results]
 
 
 def padded(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +73,7 @@ def padded(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     return ids, real, answers
 
 
-def answer_logprobs(model: torch.nn.Module, rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+def answer_logprobs(model: Model, rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probability and last hidden state before each token, and which tokens are the answer's.
 
     Shapes: [B, L-1], [B, L-1, H], [B, L-1]: position i is about token i+1.
@@ -90,27 +84,35 @@ def answer_logprobs(model: torch.nn.Module, rows: Sequence[Row], pad: int) -> tu
     return logprobs, output.hidden_states[-1][:, :-1], answers[:, 1:]
 
 
-def finetune(model: torch.nn.Module, rows: Sequence[Row], pad: int, *, seed: int, lr: float = 2e-5) -> None:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step downhill, with the gradient no longer than 1."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+
+
+def finetune(model: Model, rows: Sequence[Row], pad: int, *, seed: int, lr: float = 2e-5) -> None:
     """Maximise the likelihood of the answers, and of nothing else (section 3.1)."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
-    for batch in batches(rows, 4, seed):
-        logprobs, _, mask = answer_logprobs(model, batch, pad)
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    for start in range(0, len(order), 4):
+        logprobs, _, mask = answer_logprobs(model, [rows[index] for index in order[start : start + 4]], pad)
         loss = -logprobs[mask].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
 
 
-def scores(preference_model: torch.nn.Module, rows: Sequence[Row], pad: int) -> Tensor:
+def scores(preference_model: Model, rows: Sequence[Row], pad: int) -> Tensor:
     """Return the preference model's score of each answer, read at its last token: [B]."""
     ids, real, _ = padded(rows, pad)
     hidden = preference_model.base_model(input_ids=ids, attention_mask=real).last_hidden_state
     last = hidden[torch.arange(len(rows)), real.sum(1) - 1]
-    return preference_model.score(last).squeeze(-1)
+    found: Tensor = preference_model.score(last).squeeze(-1)
+    return found
 
 
 def train_preference_model(
-    preference_model: torch.nn.Module, pairs: Sequence[tuple[Row, Row, float]], pad: int, *, lr: float = 2e-5
+    preference_model: Model, pairs: Sequence[tuple[Row, Row, float]], pad: int, *, lr: float = 2e-5
 ) -> None:
     """Learn the judge's probabilities as they are: soft labels, not winners (section 4.1)."""
     optimizer = torch.optim.AdamW(preference_model.parameters(), lr=lr, weight_decay=0.0)
@@ -119,16 +121,14 @@ def train_preference_model(
         a = scores(preference_model, [pair[0] for pair in batch], pad)
         b = scores(preference_model, [pair[1] for pair in batch], pad)
         loss = bradley_terry(a, b, target_B=torch.tensor([pair[2] for pair in batch])).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
 
 
 def ppo_step(
-    policy: torch.nn.Module,
+    policy: Model,
     value_head: torch.nn.Linear,
-    reference: torch.nn.Module,
-    preference_model: torch.nn.Module,
+    reference: Model,
+    preference_model: Model,
     rows: Sequence[Row],
     optimizer: torch.optim.Optimizer,
     pad: int,
@@ -149,22 +149,16 @@ def ppo_step(
         policy_part = policy_loss(
             logprobs_BT=logprobs, old_logprobs_BT=old_logprobs, advantages_BT=advantages, mask_BT=mask, clip=0.2
         )
-        value_part = value_loss(
-            values_BT=value_head(hidden).squeeze(-1),
-            old_values_BT=old_values,
-            returns_BT=returns,
-            mask_BT=mask,
-            clip=0.2,
-        )
+        values = value_head(hidden).squeeze(-1)
+        value_part = value_loss(values_BT=values, old_values_BT=old_values, returns_BT=returns, mask_BT=mask, clip=0.2)
         loss = (policy_part.loss_sum + 0.1 * value_part.loss_sum) / mask.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*policy.parameters(), *value_head.parameters()], 1.0)
-        optimizer.step()
+        descend(optimizer, loss)
     return float(score.mean())
 
 
-def compare(judge: Judge, prompts: Sequence[Dialogue], ours: Sequence[str], theirs: Sequence[str]) -> list[float | None]:
+def compare(
+    judge: Judge, prompts: Sequence[Dialogue], ours: Sequence[str], theirs: Sequence[str]
+) -> list[float | None]:
     """Return, per prompt, the probability that our answer is the better one."""
     principles = load_constitution("harmless").principles
     comparisons = [
@@ -183,7 +177,8 @@ def main(model: str, *, prompts: int, tokens: int, seed: int) -> WinRate:
     parent = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     policy = copy.deepcopy(parent)
     renderer, constitution = Renderer(tokenizer), load_constitution("harmless")
-    pad, engine, parent_engine = renderer.pad_id, TransformersEngine(policy, tokenizer), TransformersEngine(parent, tokenizer)
+    pad, engine = renderer.pad_id, TransformersEngine(policy, tokenizer)
+    parent_engine = TransformersEngine(parent, tokenizer)
     train, held_out = split(load_prompts([packaged_prompts("red_team")]))
     train_prompts = [prompt.messages for prompt in take_evenly(train, prompts)]
     new_prompts = [prompt.messages for prompt in take_evenly(held_out, prompts)]
@@ -219,7 +214,7 @@ def main(model: str, *, prompts: int, tokens: int, seed: int) -> WinRate:
     print(f"3 labelled {len(pairs)} pairs")
 
     # 4. The preference model.
-    preference_model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32).eval()
+    preference_model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
     train_preference_model(preference_model, pairs, pad)
 
     # 5. PPO from the finetuned model, which is also the reference that it must not leave far behind.

@@ -1,6 +1,6 @@
 """PPO against the preference model, with a penalty for leaving the reference.
 
-    accelerate launch recipes/ppo.py --config recipes/configs/ppo.yaml key=value …
+Start: accelerate launch recipes/ppo.py --config recipes/configs/ppo.yaml key=value …
 """
 
 from cai.cli.recipe import run_recipe

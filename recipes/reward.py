@@ -1,6 +1,6 @@
 """The preference model: a scalar score per answer, trained on soft labels.
 
-    accelerate launch recipes/reward.py --config recipes/configs/reward.yaml key=value …
+Start: accelerate launch recipes/reward.py --config recipes/configs/reward.yaml key=value …
 """
 
 from cai.cli.recipe import run_recipe

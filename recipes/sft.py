@@ -1,6 +1,6 @@
 """Supervised finetuning on revisions and helpful answers.
 
-    accelerate launch recipes/sft.py --config recipes/configs/sft.yaml key=value …
+Start: accelerate launch recipes/sft.py --config recipes/configs/sft.yaml key=value …
 """
 
 from cai.cli.recipe import run_recipe

@@ -1,8 +1,8 @@
 """The whole pipeline: from one model to its successor under a constitution, with a report.
 
-    python recipes/successor.py --config recipes/configs/successor.yaml key=value …
+Start: python recipes/successor.py --config recipes/configs/successor.yaml key=value …
 
-Start it alone: it starts each stage itself, in as many processes as `processes` says.
+It is started alone, and starts each stage itself, in as many processes as `processes` says.
 """
 
 from cai.cli.main import run_and_report

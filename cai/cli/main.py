@@ -1,4 +1,4 @@
-"""`cai`: the command line. Each command says what it does, checks what it is given, and ends with a telling exit code."""
+"""`cai`: the command line. Each command says what it does, checks what it is given, and ends with a telling code."""
 
 import functools
 from collections.abc import Callable
@@ -41,12 +41,19 @@ def version() -> None:
 @app.command()
 @ends_well
 def demo(
-    out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on from where it stopped.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on from where it stopped.")] = Path(
+        "runs/demo"
+    ),
     model: Annotated[str, typer.Option(help="Generation 0: a folder, a Hugging Face id, or 'embedded'.")] = "embedded",
     constitution: Annotated[str, typer.Option(help="A YAML file, or the name of a shipped constitution.")] = "harmless",
-    prompts: Annotated[list[Path] | None, typer.Option(help="Red-team prompts in place of the packaged ones (JSONL, CSV, Parquet).")] = None,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Red-team prompts in place of the packaged ones (JSONL, CSV, Parquet)."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run, byte for byte, on one machine.")] = 0,
-    size: Annotated[str, typer.Option(help="smoke (under 3 minutes on two cores), demo (under 15), full (hours).")] = "demo",
+    size: Annotated[
+        str, typer.Option(help="smoke (under 3 minutes on two cores), demo (under 15), or full (hours).")
+    ] = "demo",
     rl: Annotated[str, typer.Option(help="ppo, or dpo in its place.")] = "ppo",
     processes: Annotated[int, typer.Option(min=1, help="Processes that work on each stage.")] = 1,
     report_to: Annotated[list[str] | None, typer.Option(help="wandb, trackio or tensorboard.")] = None,

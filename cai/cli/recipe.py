@@ -18,7 +18,9 @@ def run_recipe(cls: type[C], run: Callable[[C], object], *, about: str) -> None:
 
     `about` is the recipe's own docstring: the head of its ``--help``, which lists every key with its default.
     """
-    parser = argparse.ArgumentParser(description=about, epilog=_keys(cls), formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, epilog=_keys(cls), formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--config", type=Path, help="a YAML file of settings")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings over those of the file")
     given = parser.parse_args()

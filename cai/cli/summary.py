@@ -31,7 +31,9 @@ def print_summary(run: Path, report: Path, *, console: Console | None = None) ->
     rl = "ppo" if (generation / "ppo").exists() else "dpo"
     console.print(f"[bold]Report[/bold]     {report}", soft_wrap=True)
     console.print(f"[bold]Successor[/bold]  {generation / rl / 'model'}", soft_wrap=True)
-    console.print("[bold]Next[/bold]       read the report's answers side by side; then a larger run: --size full, your")
+    console.print(
+        "[bold]Next[/bold]       read the report's answers side by side; then a larger run: --size full, your"
+    )
     console.print("           own --constitution and --prompts, or recipes/successor.py for every setting")
 
 

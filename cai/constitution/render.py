@@ -23,9 +23,9 @@ def fill(template: str, **values: str) -> str:
 
 
 def transcript(dialogue: Sequence[Message]) -> str:
-    """Return a dialogue as text to quote.
+    r"""Return a dialogue as text to quote.
 
     >>> transcript([Message("user", "Hi"), Message("assistant", "Hello!")])
-    'Human: Hi\\n\\nAssistant: Hello!'
+    'Human: Hi\n\nAssistant: Hello!'
     """
     return "\n\n".join(f"{SPEAKERS[message.role]}: {message.content}" for message in dialogue)

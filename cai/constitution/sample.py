@@ -17,9 +17,7 @@ def draw(constitution: Constitution, seed: int, *, tags: tuple[str, ...] = ()) -
     return principles[min(bisect(bounds, random.Random(seed).random() * bounds[-1]), len(principles) - 1)]
 
 
-def draw_distinct(
-    constitution: Constitution, seed: int, count: int, *, tags: tuple[str, ...] = ()
-) -> list[Principle]:
+def draw_distinct(constitution: Constitution, seed: int, count: int, *, tags: tuple[str, ...] = ()) -> list[Principle]:
     """Return `count` different principles (all, if there are fewer), drawn one after the other by weight."""
     left = list(_among(constitution, tags))
     generator = random.Random(seed)
@@ -30,9 +28,7 @@ def draw_distinct(
     return drawn
 
 
-def draw_balanced(
-    constitution: Constitution, seed: int, count: int, *, tags: tuple[str, ...] = ()
-) -> list[Principle]:
+def draw_balanced(constitution: Constitution, seed: int, count: int, *, tags: tuple[str, ...] = ()) -> list[Principle]:
     """Return `count` principles of which each is used as often as any other, or once more; weights don't count."""
     principles = list(_among(constitution, tags))
     generator = random.Random(seed)

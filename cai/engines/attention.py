@@ -11,6 +11,7 @@ soft-capped scores), which `cai.engines.network` takes as the sign to work witho
 Shapes: B rows, L tokens of a row, S tokens of an ancestor, H query heads, K key heads, D of one head.
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,63 +160,86 @@ def attention_forward(
         raise NotImplementedError(f"shared attention knows no {refused[0]}")
     layer: int = module.layer_idx  # type: ignore[assignment]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    parts: list[tuple[Tensor, Tensor]] = []
+    alone = not memory.ancestors
     if memory.slots is not None:
         keys, values = memory.slots.write(layer, key, value)
-        parts.append(_attend(query, keys, values, scale, bias=memory.slots.block.bias_A11S))
+        out, lse = _attend(query, keys, values, scale, bias=memory.slots.block.bias_A11S, alone=alone)
     else:
         if memory.written is not None:
             memory.written.keys.append(key)
             memory.written.values.append(value)
-        parts.append(_attend_causally(query, key, value, scale))
+        out, lse = _kernel(query, key, value, scale, None, causal=True, alone=alone)
     for block in memory.ancestors:
-        parts.append(_attend(query, block.keys[layer], block.values[layer], scale, bias=block.bias_A11S))
-    return _merge(parts).to(query.dtype).transpose(1, 2).contiguous(), None
+        more, more_lse = _attend(query, block.keys[layer], block.values[layer], scale, bias=block.bias_A11S)
+        # One softmax over both: each part's share is its sum of exponentials in the sum of both.
+        share = torch.sigmoid(more_lse - lse).to(out.dtype)
+        out = torch.lerp(out, more, share[..., None])
+        lse = torch.logaddexp(lse, more_lse)
+    return out.transpose(1, 2).contiguous(), None
 
 
 def _attend(
-    q_BHLD: Tensor, k_AKSD: Tensor, v_AKSD: Tensor, scale: float, *, bias: Tensor | None
+    q_BHLD: Tensor, k_AKSD: Tensor, v_AKSD: Tensor, scale: float, *, bias: Tensor | None, alone: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return every query's average over an ancestor, ``[B, H, L, D]``, and its log-sum-exp, ``[B, H, L]``."""
+    """Return every query's average over an ancestor, ``[B, H, L, D]``, and its log-sum-exp, ``[B, H, L]``.
+
+    In memory, queries lie by row, token, head: those of the rows that share an ancestor are one long row by a view.
+    """
     rows, heads, length, width = q_BHLD.shape
     shared, key_heads = k_AKSD.shape[:2]
-    fan, group = rows // shared, heads // key_heads
-    if fan == 1:
-        packed = q_BHLD.reshape(shared, key_heads, group * length, width)
-        out, lse = _kernel(packed, k_AKSD, v_AKSD, scale, bias, causal=False)
-        return out.reshape(q_BHLD.shape), lse.reshape(rows, heads, length)
-    split = q_BHLD.reshape(shared, fan, key_heads, group, length, width)
-    packed = split.transpose(1, 2).reshape(shared, key_heads, fan * group * length, width)
-    out, lse = _kernel(packed, k_AKSD, v_AKSD, scale, bias, causal=False)
-    out = out.reshape(shared, key_heads, fan, group, length, width).transpose(1, 2)
-    lse = lse.reshape(shared, key_heads, fan, group, length).transpose(1, 2)
-    return out.reshape(q_BHLD.shape), lse.reshape(rows, heads, length)
-
-
-def _attend_causally(q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Return the same for rows over themselves. Right padding needs no mask: it comes after what may see it."""
-    group = q_BHLD.shape[1] // k_BKLD.shape[1]
-    if group > 1:
-        k_BKLD, v_BKLD = k_BKLD.repeat_interleave(group, dim=1), v_BKLD.repeat_interleave(group, dim=1)
-    return _kernel(q_BHLD, k_BKLD, v_BKLD, scale, None, causal=True)
+    if length == 1 and rows == shared:
+        # One token per row: the query heads of a key head take the place of tokens, so its keys are read once.
+        packed = q_BHLD.reshape(rows, key_heads, heads // key_heads, width)
+        out, lse = _kernel(packed, k_AKSD, v_AKSD, scale, bias, causal=False, alone=alone)
+        return out.reshape(rows, heads, 1, width), lse.reshape(rows, heads, 1)
+    long = q_BHLD.transpose(1, 2).reshape(shared, -1, heads, width).transpose(1, 2)
+    out, lse = _kernel(long, k_AKSD, v_AKSD, scale, bias, causal=False, alone=alone)
+    out = out.transpose(1, 2).reshape(rows, length, heads, width).transpose(1, 2)
+    return out, lse.transpose(1, 2).reshape(rows, length, heads).transpose(1, 2)
 
 
 def _kernel(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, *, causal: bool
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, *, causal: bool, alone: bool
 ) -> tuple[Tensor, Tensor]:
-    """Attend with as many key heads as query heads, and return the log-sum-exp too."""
+    """Attend, and return the log-sum-exp too, unless this part is `alone` (then it may be anything).
+
+    Causal needs no mask for right padding: what may not be seen comes after what may not see it.
+    """
     if query.device.type == "cpu":
+        if query.shape[1] != key.shape[1] and not _takes_groups():
+            group = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=bias, scale=scale
         )
         return out, lse
+    if alone:
+        grouped = query.shape[1] != key.shape[1]
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped
+        )
+        return out, out[..., 0]
     return _spelled_out(query, key, value, scale, bias, causal=causal)
+
+
+@functools.cache
+def _takes_groups() -> bool:
+    """Whether the kernel for CPUs takes fewer key heads than query heads (it does since some version of torch)."""
+    query, key = torch.ones(1, 2, 2, 8), torch.ones(1, 1, 2, 8)
+    try:
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, key, 0.0, True, scale=1.0)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _spelled_out(
     query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, *, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """Attend by plain products, some queries at a time: for any device."""
+    group = query.shape[1] // key.shape[1]
+    if group > 1:
+        key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
     rows, heads, length, _ = query.shape
     size = max(1, CHUNK // (rows * heads * key.shape[2]))
     outs, lses = [], []
@@ -230,18 +254,6 @@ def _spelled_out(
         outs.append((scores - lse[..., None]).exp().to(value.dtype) @ value)
         lses.append(lse)
     return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
-
-
-def _merge(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the attention over all parts together, from each part's own and its log-sum-exp."""
-    if len(parts) == 1:
-        return parts[0][0]
-    lses = torch.stack([lse for _, lse in parts])
-    weights = lses.float().softmax(0)
-    merged = parts[0][0] * weights[0][..., None]
-    for (out, _), weight in zip(parts[1:], weights[1:], strict=True):
-        merged = torch.addcmul(merged, out, weight[..., None])
-    return merged
 
 
 AttentionInterface.register(NAME, attention_forward)

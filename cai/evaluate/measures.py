@@ -6,8 +6,9 @@ from collections.abc import Callable
 from cai.types import FinishReason
 
 _REFUSALS = re.compile(
-    r"\b(?:i(?:'m| am)? (?:really |very |so )?(?:sorry|afraid)\b(?:, but)?|i (?:can(?:'|no)t|cannot|won't|will not|am unable to|"
-    r"am not able to|must decline|do not feel comfortable|don't feel comfortable)|as an ai\b|not (?:appropriate|able) to)",
+    r"\b(?:i(?:'m| am)? (?:really |very |so )?(?:sorry|afraid)\b"
+    r"|i (?:can(?:'|no)t|won't|will not|am unable to|am not able to|must decline|(?:do not|don't) feel comfortable)"
+    r"|as an ai\b|not (?:appropriate|able) to)",
     re.IGNORECASE,
 )
 

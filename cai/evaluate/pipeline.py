@@ -1,4 +1,4 @@
-"""Candidate against parent on held-out prompts: both answer with the same seeds, judges compare, journals keep it all."""
+"""Candidate against parent on held-out prompts: both answer with the same seeds, judges compare, all is journalled."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -129,7 +129,9 @@ def _answer(
     jobs = _mine(prompts, config.window)
     with (
         Journal(rank_path(config.out, side, rank())) as journal,
-        progress(f"{side}'s answers", sum(map(len, jobs)), "answers", done=len(journal.records), quiet=not is_main()) as bar,
+        progress(
+            f"{side}'s answers", sum(map(len, jobs)), "answers", done=len(journal.records), quiet=not is_main()
+        ) as bar,
     ):
         for window in jobs:
             plan = [

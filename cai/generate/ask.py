@@ -1,4 +1,4 @@
-"""How a model is asked to criticise and to revise: few-shot examples as earlier turns, then the dialogue as a quotation.
+"""How a model is asked to criticise and to revise: few-shot examples as earlier turns, then the dialogue, quoted.
 
 The examples come first and are the same for every request of a kind, so an engine computes them once (`shared`). The
 dialogue is quoted in one turn of a person rather than continued: a small model asked to criticise "your last answer"
@@ -29,9 +29,7 @@ def critique_request(
     turns: list[Message] = []
     for example in constitution.few_shots:
         shown = answered((Message("user", example.prompt),), example.response)
-        turns.append(
-            Message("user", fill(CRITIQUE, dialogue=transcript(shown), instruction=example.critique_request))
-        )
+        turns.append(Message("user", fill(CRITIQUE, dialogue=transcript(shown), instruction=example.critique_request)))
         turns.append(Message("assistant", example.critique))
     quoted = fill(CRITIQUE, dialogue=transcript(answered(prompt, answer)), instruction=principle.critique)
     return (*turns, Message("user", quoted)), len(turns)

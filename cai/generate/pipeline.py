@@ -230,7 +230,9 @@ class Pipeline:
     def _draw(self, chain: Chain, number: int) -> Principle:
         return draw(self._constitution, seed_from(self._config.seed, "principle", chain.id, number))
 
-    def _take(self, step: Step, questions: Sequence[Question], cls: type[R], *, number: int) -> list[tuple[Question, R]]:
+    def _take(
+        self, step: Step, questions: Sequence[Question], cls: type[R], *, number: int
+    ) -> list[tuple[Question, R]]:
         """Ask what the journal still owes; return each question that has an answer fit for use, with its record."""
         plan = [Planned(self._key(step, question, number), question) for question in questions]
 

@@ -36,9 +36,7 @@ class PairwiseJudge:
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
         for window in windows(comparisons, WINDOW):
-            requests = [
-                _question(comparison, swapped=swapped) for comparison in window for swapped in (False, True)
-            ]
+            requests = [_question(comparison, swapped=swapped) for comparison in window for swapped in (False, True)]
             results = {result.id: result for result in self._engine.score(requests)}
             for comparison in window:
                 yield self._verdict(comparison, results)

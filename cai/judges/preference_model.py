@@ -20,7 +20,7 @@ WINDOW = 32
 
 
 class PreferenceModel:
-    """Scores answers to dialogues. Higher is better; only differences between answers to one dialogue mean something."""
+    """Scores answers to dialogues. Higher is better; only differences between answers to one dialogue count."""
 
     def __init__(self, model: PreTrainedModel, renderer: Renderer, *, revision: str, max_length: int = 2048) -> None:
         """Use a sequence classifier of one output; longer dialogues lose their beginning."""
@@ -72,10 +72,13 @@ def scores_at_end(model: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor) -
     The place is read off the mask. `transformers` itself finds it by the padding id, which is wrong for an answer that
     ends with that id, so the model's own pooled logits are not used.
     """
-    hidden = model(input_ids=input_ids_BL, attention_mask=attention_mask_BL, output_hidden_states=True).hidden_states[-1]
+    hidden = model(input_ids=input_ids_BL, attention_mask=attention_mask_BL, output_hidden_states=True).hidden_states[
+        -1
+    ]
     last_B = attention_mask_BL.sum(dim=1) - 1
     pooled_BH = hidden[torch.arange(len(last_B), device=hidden.device), last_B]
-    return head_of(model)(pooled_BH).squeeze(-1).float()
+    scores_B: Tensor = head_of(model)(pooled_BH).squeeze(-1).float()
+    return scores_B
 
 
 def head_of(model: Any) -> torch.nn.Module:

@@ -79,7 +79,9 @@ def _sample_pairs(config: LabelConfig, prompts: Sequence[Prompt], engine: Engine
     pairs: list[list[Pair]] = []
     with (
         Journal(rank_path(config.out, "responses", rank())) as journal,
-        progress("responses", 2 * sum(map(len, jobs)), "answers", done=len(journal.records), quiet=not is_main()) as bar,
+        progress(
+            "responses", 2 * sum(map(len, jobs)), "answers", done=len(journal.records), quiet=not is_main()
+        ) as bar,
     ):
         for window in jobs:
             plan = [
@@ -158,7 +160,9 @@ def _label(config: LabelConfig, constitution: Constitution, judge: Judge, pairs:
 
 def _label_key(config: LabelConfig, constitution: Constitution, judge: Judge, pair: Pair) -> str:
     asked = [pair[1].id, pair[2].id, config.principles_per_label, list(config.clamp)]
-    return short(["preference", *asked, config.seed, judge.name, judge.model, config.judge.settings, constitution.digest])
+    return short(
+        ["preference", *asked, config.seed, judge.name, judge.model, config.judge.settings, constitution.digest]
+    )
 
 
 def _judged(

@@ -42,7 +42,9 @@ def chat_rows(
         for number, identity, text in made:
             if keep == "all" or number == last:
                 messages = [*turns(prompt.messages), {"role": "assistant", "content": text}]
-                rows.append({"messages": messages, "kind": prompt.kind, "category": prompt.category, "record": identity})
+                rows.append(
+                    {"messages": messages, "kind": prompt.kind, "category": prompt.category, "record": identity}
+                )
     return rows
 
 

@@ -37,8 +37,8 @@ def _parse(line: bytes, path: Path, number: int) -> Record:
         return TYPES[row["type"]].from_json(row)
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"{path}:{number}:1: damaged record ({str(error).splitlines()[0]}); restore the file, or remove the stage's "
-            "folder to make it again"
+            f"{path}:{number}:1: damaged record ({str(error).splitlines()[0]}); restore the file, or remove the "
+            "stage's folder to make it again"
         ) from error
 
 

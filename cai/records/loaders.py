@@ -65,7 +65,7 @@ def prompt_of(row: dict[str, Any], *, kind: PromptKind, source: str) -> Prompt:
     messages = dialogue_of(given)
     if messages[-1].role != "user":
         raise ValueError("the dialogue ends with the assistant's turn; cut it after the last turn of the person")
-    return Prompt(messages=messages, kind=cast(PromptKind, said), category=category, source=str(row.get("source") or source))
+    return Prompt.of(messages, kind=cast(PromptKind, said), category=category, source=str(row.get("source") or source))
 
 
 def dialogue_of(given: Any) -> Dialogue:
@@ -92,8 +92,14 @@ def transcript_turns(text: str) -> Dialogue:
 def _from_messages(given: list[Any]) -> Dialogue:
     messages: list[Message] = []
     for number, item in enumerate(given, start=1):
-        if not isinstance(item, dict) or item.get("role") not in get_args(Role) or not isinstance(item.get("content"), str):
-            raise ValueError(f"message {number} is not a role (system, user, assistant) with a text as content; mend it")
+        if (
+            not isinstance(item, dict)
+            or item.get("role") not in get_args(Role)
+            or not isinstance(item.get("content"), str)
+        ):
+            raise ValueError(
+                f"message {number} is not a role (system, user, assistant) with a text as content; mend it"
+            )
         _check_text(item["content"])
         messages.append(Message(item["role"], item["content"]))
     if not messages:

@@ -8,7 +8,7 @@ lineage is by ids.
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from cai.storage import digest
 from cai.types import Dialogue, FinishReason
@@ -82,12 +82,11 @@ class Prompt(Record):
     category: str = ""
     source: str = ""
 
-    @model_validator(mode="before")
     @classmethod
-    def _key_from_messages(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and "key" not in fields and "messages" in fields:
-            return {**fields, "key": short(["prompt", [list(message) for message in fields["messages"]]])}
-        return fields
+    def of(cls, messages: Dialogue, *, kind: PromptKind, category: str = "", source: str = "") -> Self:
+        """Return the prompt of a dialogue, with the key that belongs to it."""
+        key = short(["prompt", [list(message) for message in messages]])
+        return cls(key=key, messages=messages, kind=kind, category=category, source=source)
 
     @property
     def text(self) -> str:

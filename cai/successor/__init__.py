@@ -1,1 +1,1 @@
-"""From one generation to the next: a plan of stages, run one after the other, each done once and resumed when cut off."""
+"""From one generation to the next: stages in a plan, run in order, each done once and resumed when cut off."""

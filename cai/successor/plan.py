@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from cai.config import Config, problems_of
-from cai.errors import InputError
+from cai.errors import InputError, Problem
+from cai.strict_yaml import suggestion
 from cai.successor.entries import ENTRIES
 from cai.successor.prepare import PromptsConfig
 from cai.successor.sizes import SIZES, Settings, Size
@@ -70,7 +71,7 @@ def plan_run(config: RunConfig, *, origin: str = "stages") -> list[StagePlan]:
     known = {"prompts", *ENTRIES}
     for name in config.stages:
         if name not in known:
-            problems.extend(problems_of(f"{origin}.{name}", f"unknown stage; use one of {', '.join(sorted(known))}"))
+            problems.append(Problem(f"{origin}.{name}", 0, 0, "unknown stage", suggestion(name, sorted(known))))
     if problems:
         raise InputError(problems)
     plans: list[StagePlan] = []
@@ -162,7 +163,7 @@ class _Generation:
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            raise InputError(problems_of(f"{self.origin}.{name}", error)) from error
+            raise InputError(problems_of(f"{self.origin}.{name}", error, cls)) from error
 
 
 def merged(base: Settings, over: Settings) -> Settings:
@@ -189,7 +190,16 @@ def _reads(config: Config) -> tuple[Path, ...]:
         elif isinstance(value, (list, tuple)):
             for item in value:
                 walk(item, key)
-        elif key in ("model", "reference", "reward_model", "data", "prompts", "learn_prompts", "eval_data", "constitution"):
+        elif key in (
+            "model",
+            "reference",
+            "reward_model",
+            "data",
+            "prompts",
+            "learn_prompts",
+            "eval_data",
+            "constitution",
+        ):
             found.append(Path(value)) if value else None
 
     walk(config.model_dump(mode="json"), "")

@@ -55,7 +55,12 @@ SIZES: dict[Size, dict[str, Settings]] = {
         "evaluate": {"sampling": {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 64}},
     },
     "full": {
-        "prompts": {"red_team": 252, "helpful": 276, "label": 252, "held_out": {"red_team": 84, "benign": 42, "helpful": 92}},
+        "prompts": {
+            "red_team": 252,
+            "helpful": 276,
+            "label": 252,
+            "held_out": {"red_team": 84, "benign": 42, "helpful": 92},
+        },
         "generate": {
             "rounds": 4,
             "helpful_per_prompt": 2,

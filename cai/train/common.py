@@ -22,12 +22,13 @@ from cai.train.configs import LoraSettings as LoraSettings
 from cai.train.configs import Precision
 from cai.train.configs import TrainConfig as TrainConfig
 
+
 def wants_bf16(precision: Precision) -> bool:
     """Tell whether to compute in bfloat16 here."""
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
 
 
@@ -39,7 +40,7 @@ def _cpu_flags() -> str:
 
 
 class MetricsLog:
-    """The file metrics.jsonl: written by the main process only, cut back to the step that a resumed run goes on from."""
+    """The file metrics.jsonl: written by the main process only, and cut back to the step a resumed run goes on from."""
 
     def __init__(self, path: Path, *, main: bool, resume_step: int = 0) -> None:
         """Open for appending; lines after `resume_step` belong to steps that will be done again and are dropped."""

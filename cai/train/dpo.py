@@ -21,7 +21,16 @@ from cai.losses.simpo import simpo
 from cai.train.common import wants_bf16
 from cai.train.configs import DPOConfig
 from cai.train.data import Pair, load_pairs, percentiles, training_order
-from cai.train.hf import CountedTrainer, Rows, answer_logprobs, finish, fit, prepare_process, training_arguments, with_adapter
+from cai.train.hf import (
+    CountedTrainer,
+    Rows,
+    answer_logprobs,
+    finish,
+    fit,
+    prepare_process,
+    training_arguments,
+    with_adapter,
+)
 from cai.train.reward import collate
 
 Sums = dict[str, Tensor]
@@ -118,7 +127,8 @@ def run_dpo(config: DPOConfig) -> None:
     )
     trainer.settings = config
     result = fit(trainer, config, label="dpo")
-    finish(trainer, tokenizer, config, {**result, "rows": len(pairs), "dropped": dict(dropped), "lengths": percentiles(lengths)})
+    about = {"rows": len(pairs), "dropped": dict(dropped), "lengths": percentiles(lengths)}
+    finish(trainer, tokenizer, config, {**result, **about})
 
 
 def _reference(config: DPOConfig, start: Any, pairs: Sequence[Pair], pad_id: int) -> dict[str, tuple[float, float]]:
@@ -126,10 +136,9 @@ def _reference(config: DPOConfig, start: Any, pairs: Sequence[Pair], pad_id: int
     if config.loss == "simpo":
         return {pair.chosen.name: (0.0, 0.0) for pair in pairs}
     path = config.reference and resolve_model(config.reference)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32") if path else start
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="float32") if path else start
     model.eval()
-    if torch.cuda.is_available():
-        model.cuda()
+    model = model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     # In the policy's own precision: the two then agree before the first step, up to the rounding of other batches.
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=wants_bf16(config.precision)):
         return reference_sums(model, pairs, pad_id)
@@ -143,7 +152,9 @@ def reference_sums(model: Any, pairs: Sequence[Pair], pad_id: int, *, size: int 
     ranked = sorted(pairs, key=len)
     for start in range(0, len(ranked), size):
         batch = ranked[start : start + size]
-        tensors = {name: value.to(device) for name, value in collate(batch, pad_id).items() if isinstance(value, Tensor)}
+        tensors = {
+            name: value.to(device) for name, value in collate(batch, pad_id).items() if isinstance(value, Tensor)
+        }
         chosen, rejected = answer_sums(model, tensors).chunk(2)
         for pair, c, r in zip(batch, chosen.tolist(), rejected.tolist(), strict=True):
             found[pair.chosen.name] = (c, r)

@@ -83,7 +83,9 @@ class CountedTrainer(Trainer):
         total, sums = self.loss_sum(model, inputs)
         if not torch.isfinite(total):
             rows = ", ".join(inputs["names"])
-            raise TrainingError(f"the loss is not finite at step {self.state.global_step + 1}; rows {rows}; no weight was changed")
+            raise TrainingError(
+                f"the loss is not finite at step {self.state.global_step + 1}; rows {rows}; no weight was changed"
+            )
         for name, value in {"loss": total, "units": torch.tensor(float(self.units(inputs))), **sums}.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
         # Processes average their gradients; the count is over all of them.

@@ -14,7 +14,16 @@ from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.train.configs import SFTConfig
 from cai.train.data import IGNORED, Example, load_chats, padded, percentiles, training_order
-from cai.train.hf import CountedTrainer, Rows, answer_logprobs, finish, fit, prepare_process, training_arguments, with_adapter
+from cai.train.hf import (
+    CountedTrainer,
+    Rows,
+    answer_logprobs,
+    finish,
+    fit,
+    prepare_process,
+    training_arguments,
+    with_adapter,
+)
 
 
 class SFTTrainer(CountedTrainer):

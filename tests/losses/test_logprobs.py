@@ -23,11 +23,11 @@ NAN = float("nan")
 INF = float("inf")
 
 
-class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Largest(TorchDispatchMode):
     """Watches every operation, those of the backward too: the largest tensor made, and the types of matrix products."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.allocated = 0
         self.products: list[torch.dtype] = []
 

@@ -59,7 +59,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(["<unk>", "<pad>", "<eos>", *WORDS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>"
     )
 
@@ -71,7 +71,7 @@ def settings(folder: Path) -> dict[str, Any]:
 
 def loss_of(trainer: DPOTrainer | RewardTrainer, batch: dict[str, Tensor]) -> Tensor:
     """TRL's own loss of a batch."""
-    loss: Tensor = trainer.compute_loss(trainer.model, dict(batch))  # type: ignore[no-untyped-call]
+    loss: Tensor = trainer.compute_loss(trainer.model, dict(batch))
     return loss
 
 
@@ -167,7 +167,7 @@ def test_dpo_and_its_variants(dpo_trainer: DPOTrainer, name: str, projected: boo
 def test_the_preference_model(tmp_path: Path, centering: float | None, with_margin: bool) -> None:
     rows = [{**row, "margin": 0.5 * i} for i, row in enumerate(ROWS)] if with_margin else ROWS
     trainer = RewardTrainer(
-        model=LlamaForSequenceClassification(tiny_config()),  # type: ignore[no-untyped-call]
+        model=LlamaForSequenceClassification(tiny_config()),
         args=RewardConfig(center_rewards_coefficient=centering, **settings(tmp_path)),
         train_dataset=Dataset.from_list(rows),
         processing_class=word_tokenizer(),

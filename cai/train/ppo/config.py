@@ -36,7 +36,7 @@ class PPOConfig(TrainConfig):
     """Passes over a step's answers (TRL 1.12: 4; Ziegler 2019: 4)."""
     minibatches: int = Field(1, ge=1)
     """Updates per pass (TRL 1.12: 1)."""
-    micro_batch: int = Field(8, ge=1)
+    micro_batch: int = Field(4, ge=1)
     """Answers per forward pass and process: memory and speed, no part of the result."""
 
     max_new_tokens: int = Field(128, ge=1)

@@ -1,0 +1,104 @@
+"""Small parts for the tests of PPO; run as a script, it is a training in a process of its own.
+
+    python tests/train/ppo/rig.py CONFIG.json [CALL]     the process dies at this call of the reward function, from 1
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cai.train.ppo.batch import Batch, Sample, make_batch
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.trainer import Trainer, run_ppo
+from cai.types import Dialogue, Message
+
+CLOCKS = ("seconds", "tokens_per_s")
+
+
+def vowels(prompts: Sequence[Dialogue], answers: Sequence[str]) -> list[float | None]:
+    """Score the share of vowels in an answer."""
+    return [sum(letter in "aeiou" for letter in answer) / max(1, len(answer)) for answer in answers]
+
+
+def settings(folder: Path, model: Path, **changes: Any) -> PPOConfig:
+    """Return a config for the tiny model, with a file of 10 prompts of different length."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts = folder / "prompts.jsonl"
+    rows = [{"prompt": f"What do you think of {number}?" + " Please answer." * (number % 3)} for number in range(10)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values: dict[str, Any] = {
+        "model": str(model), "out": folder / "out", "prompts": [prompts], "steps": 2, "batch_size": 6, "micro_batch": 2,
+        "minibatches": 2, "epochs": 2, "max_new_tokens": 8, "learning_rate": 1e-3, "value_learning_rate": 1e-3,
+        "precision": "fp32",
+    }  # fmt: skip
+    return PPOConfig(**{**values, **changes})
+
+
+def trainer(folder: Path, model: Path, **changes: Any) -> Trainer:
+    """Return a trainer that is ready for its first step."""
+    return Trainer(settings(folder, model, **changes), Accelerator(cpu=True), vowels)
+
+
+def sample(row: int, prompt: Sequence[int], answer: Sequence[int], score: float | None = 0.0, **more: Any) -> Sample:
+    """Return a sample by its ids."""
+    dialogue = (Message("user", f"prompt {row}"),)
+    return Sample(
+        row=row,
+        key=f"key{row}",
+        prompt=dialogue,
+        answer="answer",
+        prompt_ids=tuple(prompt),
+        answer_ids=tuple(answer),
+        score=score,
+        **{"cut_off": False, **more},
+    )
+
+
+def batch_of(samples: Sequence[Sample], config: PPOConfig, **tensors: Tensor) -> Batch:
+    """Return a batch with log-probabilities of -1 and values of 0 where none are given."""
+    shape = (len(samples), max(len(one.answer_ids) for one in samples))
+    values = {
+        "logprobs_BT": torch.full(shape, -1.0),
+        "ref_logprobs_BT": torch.full(shape, -1.0),
+        "values_BT": torch.zeros(shape),
+        **tensors,
+    }
+    return make_batch(samples, config=config, kl_coefficient=config.kl_coefficient, **values)
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    """Return the weights that a finished run has saved."""
+    return load_file(out / "model" / "model.safetensors")
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    """Return the logged steps without what a clock says."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith(CLOCKS)} for row in rows]
+
+
+def main(path: str, dies_at: int = 0) -> None:
+    """Train by a config file; die without a word at a call of the reward function."""
+    torch.set_num_threads(1)
+    calls = 0
+
+    def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
+        nonlocal calls
+        calls += 1
+        if calls == dies_at:
+            os._exit(9)
+        return vowels(prompts, answers)
+
+    run_ppo(PPOConfig.model_validate_json(Path(path).read_text()), reward)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from cai.losses.ppo import policy_loss, value_loss
+from cai.train.ppo.batch import make_inputs, plan_minibatches
+from cai.train.ppo.config import PPOConfig
+from tests.train.ppo.rig import batch_of, sample
+
+PLAIN = PPOConfig(
+    out=Path("out"), prompts=[Path("p.jsonl")], whiten_advantages=False, kl_coefficient=0.1, lam=0.5, minibatches=1,
+    micro_batch=2,
+)  # fmt: skip
+
+
+def test_inputs_of_the_docstring() -> None:
+    inputs = make_inputs([sample(0, [7, 8], [1, 2, 3]), sample(1, [9], [4, 5])], pad_id=0)
+    assert inputs.ids_BL.tolist() == [[7, 8, 1, 2, 3], [9, 4, 5, 0, 0]]
+    assert inputs.prompt_lengths_B.tolist() == [2, 1]
+    assert inputs.mask_BT.int().tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_four_tokens_by_hand_through_rewards_advantages_and_losses() -> None:
+    batch = batch_of(
+        [sample(0, [5], [1, 2, 3, 4], score=1.0)],
+        PLAIN,
+        ref_logprobs_BT=torch.tensor([[-1.0, -2.0, -1.0, -1.0]]),
+    )
+    # KL at token 1 is log p - log reference = 1, times 0.1; the score comes with the last token.
+    torch.testing.assert_close(batch.rewards_BT, torch.tensor([[0.0, -0.1, 0.0, 1.0]]))
+    # Backwards with gamma 1, lam 0.5, values 0: 1; 0 + 0.5; -0.1 + 0.25; 0 + 0.075.
+    torch.testing.assert_close(batch.advantages_BT, torch.tensor([[0.075, 0.15, 0.5, 1.0]]))
+    torch.testing.assert_close(batch.returns_BT, batch.advantages_BT)
+    # The new policy has ratios e^0.1 (within the clip), 1.5 (beyond it), 1, 1.
+    logprobs_BT = torch.tensor([[-0.9, -1.0 + 0.405465, -1.0, -1.0]])
+    loss = policy_loss(
+        logprobs_BT=logprobs_BT, old_logprobs_BT=batch.logprobs_BT, advantages_BT=batch.advantages_BT,
+        mask_BT=batch.mask_BT, clip=PLAIN.clip,
+    )  # fmt: skip
+    assert float(loss.loss_sum) == pytest.approx(-(0.075 * 1.105171 + 0.15 * 1.2 + 0.5 + 1.0), abs=1e-5)
+    assert (int(loss.token_count), int(loss.clipped_count)) == (4, 1)
+    value = value_loss(
+        values_BT=torch.tensor([[0.1, 0.1, 0.5, 0.5]]), old_values_BT=batch.values_BT, returns_BT=batch.returns_BT,
+        mask_BT=batch.mask_BT, clip=0.2,
+    )  # fmt: skip
+    # Tokens 2 and 3 are held at 0.2, where their errors are the larger ones: 0.3 and 0.8.
+    assert float(value.loss_sum) == pytest.approx(0.5 * (0.025**2 + 0.05**2 + 0.3**2 + 0.8**2), abs=1e-6)
+
+
+def test_the_score_comes_with_the_last_valid_token_of_each_row() -> None:
+    samples = [sample(0, [5], [1, 2, 3], score=2.0), sample(1, [5], [1], score=-1.0), sample(2, [5], [1, 2], score=3.0)]
+    batch = batch_of(samples, PLAIN)
+    assert batch.rewards_BT.tolist() == [[0, 0, 2], [-1, 0, 0], [0, 3, 0]]
+
+
+def test_cut_off_answers_pay_and_scores_are_clipped_before() -> None:
+    samples = [sample(0, [5], [1], score=9.0, cut_off=True), sample(1, [5], [1], score=9.0)]
+    batch = batch_of(samples, PLAIN.model_copy(update={"missing_eos_penalty": 0.5, "reward_clip": 4.0}))
+    assert batch.rewards_BT.tolist() == [[3.5], [4.0]]
+    assert batch.scores_B.tolist() == [9.0, 9.0]
+
+
+def test_a_longer_neighbour_changes_nothing() -> None:
+    row = sample(0, [5], [1, 2], score=1.0)
+    alone = batch_of([row], PLAIN)
+    beside = batch_of([row, sample(1, [5], [1, 2, 3, 4, 5], score=4.0)], PLAIN)
+    torch.testing.assert_close(beside.advantages_BT[:1, :2], alone.advantages_BT)
+    assert beside.advantages_BT[0, 2:].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_whitened_advantages_have_mean_0_and_variance_1_over_valid_tokens() -> None:
+    samples = [sample(row, [5], [1] * (row + 1), score=float(row)) for row in range(4)]
+    batch = batch_of(samples, PLAIN.model_copy(update={"whiten_advantages": True}))
+    valid = batch.advantages_BT[batch.mask_BT]
+    assert float(valid.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(valid.var(unbiased=False)) == pytest.approx(1, abs=1e-5)
+
+
+def test_whitened_rewards_have_variance_1() -> None:
+    samples = [sample(row, [5], [1, 2], score=float(row)) for row in range(4)]
+    batch = batch_of(samples, PLAIN.model_copy(update={"whiten_rewards": True}))
+    assert float(batch.rewards_BT[batch.mask_BT].var(unbiased=False)) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_reported_kl_is_never_negative() -> None:
+    rows = [sample(0, [5], [1, 2], score=0.0)]
+    batch = batch_of(rows, PLAIN, ref_logprobs_BT=torch.tensor([[-0.5, -0.2]]))
+    assert batch.kl_per_answer == pytest.approx((2.718282**0.5 - 1 - 0.5) + (2.718282**0.8 - 1 - 0.8), abs=1e-5)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_every_minibatch_and_make_as_many_passes(world: int) -> None:
+    lengths = [9, 3, 7, 7, 5, 8, 2, 6, 4, 1]
+    config = PLAIN.model_copy(update={"minibatches": 3})
+    plans = [plan_minibatches(lengths, config, step=4, epoch=1, rank=rank, world=world) for rank in range(world)]
+    alone = plan_minibatches(lengths, config, step=4, epoch=1)
+    for number, whole in enumerate(alone):
+        assert all(plan[number].rows == whole.rows for plan in plans)
+        dealt = [row for plan in plans for rows in plan[number].passes for row in rows]
+        assert sorted(dealt) == sorted(whole.rows)
+        assert len({len(plan[number].passes) for plan in plans}) == 1
+        assert max(len(rows) for plan in plans for rows in plan[number].passes) <= config.micro_batch
+    assert sorted(row for minibatch in alone for row in minibatch.rows) == list(range(10))
+
+
+def test_the_order_depends_on_seed_step_and_epoch() -> None:
+    config = PLAIN.model_copy(update={"minibatches": 3})
+    other = config.model_copy(update={"seed": 1})
+
+    def rows(config: PPOConfig, step: int, epoch: int) -> list[tuple[int, ...]]:
+        return [minibatch.rows for minibatch in plan_minibatches([1] * 30, config, step=step, epoch=epoch)]
+
+    assert rows(config, 1, 0) == rows(config, 1, 0)
+    assert len({str(rows(*case)) for case in [(config, 1, 0), (config, 1, 1), (config, 2, 0), (other, 1, 0)]}) == 4
+
+
+def test_fewer_samples_than_minibatches_make_one_each() -> None:
+    config = PLAIN.model_copy(update={"minibatches": 4})
+    assert [len(minibatch.rows) for minibatch in plan_minibatches([3, 4], config, step=1, epoch=0)] == [1, 1]

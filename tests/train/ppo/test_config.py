@@ -1,0 +1,54 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cai.losses import kl
+from cai.train.ppo import config as module
+from cai.train.ppo.config import PPOConfig
+
+
+def config(**changes: Any) -> PPOConfig:
+    return PPOConfig(**{"out": Path("out"), "prompts": ["a.jsonl"], **changes})
+
+
+def test_one_prompt_file_needs_no_list() -> None:
+    assert config(prompts="a.jsonl").prompts == [Path("a.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 4, "minibatches": 5}, "minibatches"),
+        ({"max_new_tokens": 64, "max_length": 64}, "max_new_tokens"),
+        ({"kl_target": 6.0, "kl_horizon": 32, "batch_size": 64}, "kl_horizon"),
+        ({"lora": {"dropout": 0.1}}, "dropout"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"top_k": 50}, "top_k"),
+        ({"top_p": 0.9}, "top_p"),
+        ({"clip": 1.0}, "clip"),
+        ({"prompts": []}, "prompts"),
+        ({"kl_estimator": "k4"}, "kl_estimator"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        config(**changes)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    own = set(PPOConfig.model_fields) - set(module.TrainConfig.model_fields)
+    silent = [name for name in own if not PPOConfig.model_fields[name].description]
+    assert silent == []
+
+
+def test_the_estimators_are_those_of_the_losses() -> None:
+    assert module.Estimator == kl.Estimator
+
+
+def test_planning_loads_no_torch() -> None:
+    code = "import sys, cai.train.ppo.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
