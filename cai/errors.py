@@ -120,7 +120,9 @@ def guarded(work: Callable[[], object]) -> int:
 
 
 def _disk_refused(error: BaseException | None) -> bool:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, OSError) and error.errno in _DISK:
             return True
         if "No space left" in str(error) or "PytorchStreamWriter failed writing" in str(error):

@@ -43,7 +43,7 @@ class Progress:
         made, seconds = self._done - self._before, time.monotonic() - self._start
         if made and seconds > 0:
             rate = made / seconds
-            left = (self.total - self._done) / rate
+            left = max(0, self.total - self._done) / rate
             shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
             text += f"  {shown}  {clock(left)} left"
         return text + (f"  {self._note}" if self._note else "")
@@ -56,6 +56,11 @@ class Progress:
             ("\r\033[K" if self._terminal else "") + f"{self.label}  {self._done} {self.unit} in {took}{note}\n"
         )
 
+    def abandon(self) -> None:
+        """Leave the last state on the screen, so that what is said next begins on a line of its own."""
+        if self._terminal:
+            self._write("\n")
+
     def _write(self, text: str) -> None:
         if not self._quiet:
             sys.stderr.write(text)
@@ -66,7 +71,11 @@ class Progress:
 def progress(label: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[Progress]:
     """Show the progress of the block; a block that fails leaves the last state on the screen."""
     bar = Progress(label, total, unit, done=done, quiet=quiet)
-    yield bar
+    try:
+        yield bar
+    except BaseException:
+        bar.abandon()
+        raise
     bar.close()
 
 

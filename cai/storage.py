@@ -92,6 +92,23 @@ def atomic_write_json(path: Path, value: Any) -> None:
     atomic_write(path, (text + "\n").encode("utf-8"))
 
 
+def append_whole(file: IO[bytes], data: bytes) -> None:
+    """Append to an unbuffered file and make it last, wholly or not at all.
+
+    When the disk refuses, the file is cut back to what it was and the OSError goes on; what is torn even so (the cut
+    failed too, the power went) is a last line without its end.
+    """
+    end = os.fstat(file.fileno()).st_size
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file.fileno(), rest) :]
+        os.fsync(file.fileno())
+    except BaseException:
+        os.ftruncate(file.fileno(), end)
+        raise
+
+
 class FolderLock:
     """An exclusive lock on a folder, held while the object is open; the system frees it when the process dies.
 
@@ -106,9 +123,16 @@ class FolderLock:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = self.path.open("ab")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            with storing(self.path):
+                self._take(folder)
+        except BaseException:
             self._file.close()
+            raise
+
+    def _take(self, folder: Path) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise StorageError(f"{folder}: another process works in this folder; wait for it or stop it") from error
 
     def fileno(self) -> int:

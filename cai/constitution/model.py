@@ -3,13 +3,23 @@
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
-from cai.constitution.render import fill
+from cai.constitution.render import fill, placeholders
 from cai.storage import digest
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
+
+Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=8000)]
 
 DERIVED = {
     "critique": "Point out specific ways in which the assistant's last answer goes against this: {text}",
@@ -17,13 +27,37 @@ DERIVED = {
     "comparison": "Which of these answers follows this better: {text}",
     "contrast": "Do the opposite of this: {text}",
 }
-"""What stands for a wording that a principle does not give. `{text}` is the principle's own text."""
+"""What stands for a wording that a principle does not give. `{text}` is the principle's own text.
+
+A constitution replaces them, one or all, under its key `wordings`.
+"""
+
+
+def _template(given: str) -> str:
+    unknown = [name for name in placeholders(given) if name != "text"]
+    if unknown:
+        raise ValueError(f"unknown placeholder {{{unknown[0]}}}; use {{text}}")
+    if "text" not in placeholders(given):
+        raise ValueError("the principle's own text is not in it; write {text} where it belongs")
+    return given
+
+
+Template = Annotated[Text, AfterValidator(_template)]
 
 
 class Part(BaseModel):
     """Frozen, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Wordings(Part):
+    """The templates for wordings that principles don't give; each has the place ``{text}`` and no other."""
+
+    critique: Template = DERIVED["critique"]
+    revision: Template = DERIVED["revision"]
+    comparison: Template = DERIVED["comparison"]
+    contrast: Template = DERIVED["contrast"]
 
 
 class Principle(Part):
@@ -50,7 +84,7 @@ class Principle(Part):
     weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
     """How often it is drawn, and how much it counts in an average, relative to the others."""
     tags: tuple[Slug, ...] = ()
-    source: str = ""
+    source: Note = ""
     """Where it comes from, if from somewhere else."""
 
     @model_validator(mode="before")
@@ -62,13 +96,18 @@ class Principle(Part):
         if isinstance(given.get("id"), str):
             filled.setdefault("title", given["id"].replace("-", " ").replace("_", " ").capitalize())
         if isinstance(given.get("text"), str):
-            for name, template in DERIVED.items():
-                filled.setdefault(name, fill(template, text=given["text"].strip()))
+            filled = _worded(filled, DERIVED)
         if isinstance(given.get("tags"), list):
             filled["tags"] = tuple(given["tags"])
         if isinstance(given.get("weight"), int) and not isinstance(given["weight"], bool):
             filled["weight"] = float(given["weight"])
         return filled
+
+
+def _worded(principle: dict[str, Any], templates: dict[str, str]) -> dict[str, Any]:
+    text = principle["text"].strip()
+    derived = {name: fill(template, text=text) for name, template in templates.items()}
+    return {**derived, **principle}
 
 
 class FewShot(Part):
@@ -89,24 +128,36 @@ class Constitution(Part):
 
     name: Slug
     version: Text
-    description: str = ""
-    licence: str = ""
+    description: Note = ""
+    licence: Note = ""
+    wordings: Wordings = Wordings()
+    """Replaces the templates of what principles leave out."""
     principles: tuple[Principle, ...] = Field(min_length=1)
     few_shots: tuple[FewShot, ...] = ()
     """Examples for critique and revision, shown in this order."""
 
     @model_validator(mode="before")
     @classmethod
-    def _tuples(cls, given: Any) -> Any:
+    def _prepare(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
         lists = {name: tuple(given[name]) for name in ("principles", "few_shots") if isinstance(given.get(name), list)}
+        templates = _templates(given.get("wordings"))
+        if templates and "principles" in lists:
+            lists["principles"] = tuple(
+                _worded(item, templates) if isinstance(item, dict) and isinstance(item.get("text"), str) else item
+                for item in lists["principles"]
+            )
         return {**given, **lists}
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content: equal for files that differ in layout, order of keys or comments only."""
-        return digest(self.model_dump(mode="json"))
+        """SHA-256 of the content: equal for files that differ in layout, order of keys or comments only.
+
+        What is empty is left out, so a field that a later version adds changes no digest. `wordings` are left out too:
+        what they make is in the principles.
+        """
+        return digest(_without_empty(self.model_dump(mode="json", exclude={"wordings"})))
 
     def __getitem__(self, principle_id: str) -> Principle:
         """Return a principle by its id; raises KeyError."""
@@ -119,3 +170,19 @@ class Constitution(Part):
     def tagged(self, tags: tuple[str, ...]) -> tuple[Principle, ...]:
         """Return the principles that have one of the tags; all of them for no tags."""
         return tuple(item for item in self.principles if not tags or set(tags) & set(item.tags))
+
+
+def _templates(given: Any) -> dict[str, str]:
+    """Return the templates of a constitution that says some; {} when they are wrong: then its own check tells."""
+    if given is None:
+        return {}
+    try:
+        return Wordings.model_validate(given).model_dump()
+    except ValidationError:
+        return {}
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_empty(part) for key, part in value.items() if part not in ("", None, [], {})}
+    return [_without_empty(part) for part in value] if isinstance(value, list) else value

@@ -12,8 +12,9 @@ SUFFIXES = (".yaml", ".yml")
 
 def shipped() -> dict[str, Path]:
     """Return the constitutions that come with cai, by name."""
-    # A source checkout has them beside the package; a wheel inside it. The checkout is what people edit: it wins.
-    for folder in (_PACKAGE.parent / "constitutions", _PACKAGE / "_constitutions"):
+    # A wheel has them inside the package, a source checkout beside it. Inside comes first: what stands beside an
+    # installed package is somebody else's.
+    for folder in (_PACKAGE / "_constitutions", _PACKAGE.parent / "constitutions"):
         found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
         if found:
             return found
@@ -22,6 +23,8 @@ def shipped() -> dict[str, Path]:
 
 def load_constitution(source: str | Path) -> Constitution:
     """Read a constitution from a YAML file, or by the name of a shipped one (``harmless``).
+
+    A bare name of a shipped one always means that one: write ``./harmless`` for a file of your own.
 
     Raises InputError that names every problem with its line and column.
     """
@@ -47,15 +50,22 @@ def read_constitution(tree: Tree) -> Constitution:
 
 
 def _path_of(source: str | Path) -> Path:
-    path = Path(source)
     known = shipped()
-    if str(source) in known and not path.is_file():
+    if str(source) in known:
         return known[str(source)]
-    if not path.exists():
-        looks_like_a_path = path.suffix or len(path.parts) > 1
-        fix = "check the path" if looks_like_a_path else suggestion(str(source), known)
-        problem = "no such file" if looks_like_a_path else "no such file, and no shipped constitution of that name"
-        raise InputError(Problem(str(source), 0, 0, problem, fix))
-    if path.is_file() and path.suffix not in SUFFIXES:
+    path = Path(source)
+    try:
+        there, is_file = path.exists(), path.is_file()
+    except (OSError, ValueError) as error:  # too long a name, a folder that is closed to us, a NUL
+        said = getattr(error, "strerror", None) or str(error)
+        raise InputError(Problem(str(source), 0, 0, f"can't be read: {said}", "check the path")) from error
+    if not there and (path.suffix or len(path.parts) > 1):
+        raise InputError(Problem(str(source), 0, 0, "no such file", "check the path"))
+    if not there:
+        problem = "no such file, and no shipped constitution of that name"
+        near = suggestion(str(source), known)
+        all_of_them = f"shipped are {', '.join(known)}" if known else "none are shipped"
+        raise InputError(Problem(str(source), 0, 0, problem, f"{near} ({all_of_them})"))
+    if is_file and path.suffix.lower() not in SUFFIXES:
         raise InputError(Problem(str(source), 0, 0, "not a YAML file", "name a file that ends in .yaml"))
     return path

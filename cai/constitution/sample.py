@@ -1,4 +1,8 @@
-"""Draws of principles from explicit seeds. The same seed gives the same principle, anywhere."""
+"""Draws of principles from explicit seeds. The same seed gives the same principle on any machine and any Python.
+
+Only `random.Random(seed).random()` is used: of that alone Python promises that its sequence never changes. A seed is an
+integer or a text; texts are hashed (SHA-512) by `random` itself, not by `hash()`, which differs from run to run.
+"""
 
 import random
 from bisect import bisect
@@ -7,7 +11,10 @@ from itertools import accumulate
 from cai.constitution.model import Constitution, Principle
 
 
-def draw(constitution: Constitution, seed: int, *, tags: tuple[str, ...] = ()) -> Principle:
+Seed = int | str
+
+
+def draw(constitution: Constitution, seed: Seed, *, tags: tuple[str, ...] = ()) -> Principle:
     """Return one principle, each as likely as its weight; the paper draws afresh for every step (section 3.1).
 
     `tags` leaves only principles with one of them. Raises ValueError when none is left.
@@ -17,7 +24,7 @@ def draw(constitution: Constitution, seed: int, *, tags: tuple[str, ...] = ()) -
     return principles[min(bisect(bounds, random.Random(seed).random() * bounds[-1]), len(principles) - 1)]
 
 
-def draw_distinct(constitution: Constitution, seed: int, count: int, *, tags: tuple[str, ...] = ()) -> list[Principle]:
+def draw_distinct(constitution: Constitution, seed: Seed, count: int, *, tags: tuple[str, ...] = ()) -> list[Principle]:
     """Return `count` different principles (all, if there are fewer), drawn one after the other by weight."""
     left = list(_among(constitution, tags))
     generator = random.Random(seed)
@@ -28,13 +35,13 @@ def draw_distinct(constitution: Constitution, seed: int, count: int, *, tags: tu
     return drawn
 
 
-def draw_balanced(constitution: Constitution, seed: int, count: int, *, tags: tuple[str, ...] = ()) -> list[Principle]:
+def draw_balanced(constitution: Constitution, seed: Seed, count: int, *, tags: tuple[str, ...] = ()) -> list[Principle]:
     """Return `count` principles of which each is used as often as any other, or once more; weights don't count."""
-    principles = list(_among(constitution, tags))
+    principles = _among(constitution, tags)
     generator = random.Random(seed)
     drawn: list[Principle] = []
     while len(drawn) < count:
-        drawn.extend(generator.sample(principles, len(principles)))
+        drawn.extend(sorted(principles, key=lambda _: generator.random()))
     return drawn[:count]
 
 

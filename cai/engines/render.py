@@ -14,6 +14,7 @@ tell a forged one apart.
 """
 
 import copy
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -41,6 +42,9 @@ DATE = "26 Jul 2024"
 OPEN, CLOSE = "\ue000", "\ue001"
 """Private-use characters around a placeholder's number. They are replaced before any content is put in."""
 
+ENCODED = 1024
+"""Runs of text whose ids are remembered."""
+
 Piece = tuple[str, int]
 """Ordinary text and the message (or part of a raw text) that it belongs to; -1 for the template's own."""
 
@@ -62,6 +66,8 @@ class Renderer:
         self._control = {token.content: id_ for id_, token in added.items()}
         self._pattern = _control_pattern(added.values())
         self._first, self._rest = _plain_encoders(self.tokenizer.backend_tokenizer)
+        # What many prompts share (a constitution, few-shot examples) is encoded once.
+        self._encoded = functools.lru_cache(maxsize=ENCODED)(self._encode)
         self._bos = self._added_bos()
         self._folds_system: bool | None = None
         self._probe_turns()
@@ -241,8 +247,9 @@ class Renderer:
 
     def _plain(self, text: str, *, first: bool) -> list[int]:
         """Encode ordinary text; whatever it says, no control token comes out."""
-        if not text:
-            return []
+        return list(self._encoded(text, first)) if text else []
+
+    def _encode(self, text: str, first: bool) -> list[int]:
         encoding = (self._first if first else self._rest).encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         if self.control_ids.isdisjoint(ids):

@@ -9,6 +9,7 @@ Left out: several devices for one model (that is vLLM's), and a cache across cal
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -229,6 +230,10 @@ class TransformersEngine:
         for request, item, scores in self._over_items(requests, run):
             if item is None:
                 yield scores
+                continue
+            if not all(math.isfinite(logprob) for score in scores for logprob in score):
+                message = "the model's probabilities are not finite: its weights are broken"
+                yield Failure(id=request.id, reason="engine", message=message)
                 continue
             usage = Usage(len(item.prompt), sum(map(len, item.candidates)))
             yield Scored(id=request.id, scores=tuple(Score(logprobs=tuple(score)) for score in scores), usage=usage)

@@ -53,3 +53,8 @@ def _revision_turn(dialogue: Dialogue, instruction: str, critique: str | None) -
     if critique is None:
         return fill(REVISE_AT_ONCE, dialogue=transcript(dialogue), instruction=instruction)
     return fill(REVISION, dialogue=transcript(dialogue), critique=critique, instruction=instruction)
+
+
+def stops(instruction: str) -> tuple[str, ...]:
+    """Return the strings that an answer ends before: the next speaker, and the beginning of the request itself."""
+    return ("\nHuman:", "\nAssistant:", "\nCritique:", "\n" + " ".join(instruction.split()[:3]))

@@ -7,7 +7,7 @@ for each other and a run that was cut off owes at most one window's step. Every 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from cai.config import Config
 from cai.constitution import Constitution, Principle, draw, load_constitution
 from cai.engines.base import Engine, Failure, Generated, GenerateRequest, Sampling
 from cai.engines.build import EngineConfig, SamplingConfig, build_engine
-from cai.generate.ask import critique_request, revision_request
+from cai.generate.ask import critique_request, revision_request, stops
 from cai.generate.quality import Candidate, fault
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import progress
@@ -77,6 +77,8 @@ class Question:
     parent: str = ""
     """Id of the record that the answer follows from."""
     sample: int = 0
+    stop: tuple[str, ...] = ()
+    """What the answer ends before: small models go on to write the next request themselves."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def run_generate(config: GenerateConfig) -> None:
     """
     constitution = load_constitution(config.constitution)
     prompts = load_prompts(config.prompts)
-    Pipeline(config, constitution, build_engine(config.engine)).run(prompts)
+    with Pipeline(config, constitution, build_engine(config.engine)) as pipeline:
+        pipeline.run(prompts)
     wait_for_all()
     if is_main():
         finish(config, prompts)
@@ -143,6 +146,15 @@ class Pipeline:
         self._journals = {
             name: Journal(rank_path(config.out, name, rank())) for name in ("drafts", "critiques", "revisions")
         }
+
+    def __enter__(self) -> Self:
+        """Return itself: the journals are open since construction."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the journals."""
+        for journal in self._journals.values():
+            journal.close()
 
     def run(self, prompts: Sequence[Prompt]) -> None:
         """Take every prompt of this process's windows through all rounds."""
@@ -213,7 +225,8 @@ class Pipeline:
         for chain in chains:
             principle = self._draw(chain, number)
             asked = critique_request(self._constitution, principle, chain.prompt.messages, chain.text)
-            questions.append(Question(chain, *asked, principle=principle.id, parent=chain.id))
+            stop = stops(principle.critique)
+            questions.append(Question(chain, *asked, principle=principle.id, parent=chain.id, stop=stop))
         return [
             self._revision_question(question.chain, self._constitution[critique.principle], critique)
             for question, critique in self._take(step, questions, Critique, number=number)
@@ -225,7 +238,8 @@ class Pipeline:
     def _revision_question(self, chain: Chain, principle: Principle, critique: Critique | None) -> Question:
         text = critique.text if critique else None
         asked = revision_request(self._constitution, principle, chain.prompt.messages, chain.text, text)
-        return Question(chain, *asked, principle=principle.id, parent=critique.id if critique else chain.id)
+        parent = critique.id if critique else chain.id
+        return Question(chain, *asked, principle=principle.id, parent=parent, stop=stops(principle.revision))
 
     def _draw(self, chain: Chain, number: int) -> Principle:
         return draw(self._constitution, seed_from(self._config.seed, "principle", chain.id, number))
@@ -255,7 +269,7 @@ class Pipeline:
             id=item.key,
             prompt=item.work.dialogue,
             seeds=(seed_from(self._config.seed, item.key),),
-            sampling=step.sampling,
+            sampling=replace(step.sampling, stop=item.work.stop),
             shared=item.work.shared,
         )
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cai.config import Config
 from cai.constitution import Constitution, Principle, draw_distinct, load_constitution
@@ -45,6 +45,14 @@ class LabelConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     window: int = Field(32, ge=1)
     """Prompts worked on together. Part of what a seed means: another window, other texts."""
+
+
+    @field_validator("clamp")
+    @classmethod
+    def _clamp_in_order(cls, given: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= given[0] <= 0.5 <= given[1] <= 1:
+            raise ValueError("a clamp must hold one half between its ends; write it as [low, high], such as [0.4, 0.6]")
+        return given
 
 
 def run_label(config: LabelConfig) -> None:

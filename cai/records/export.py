@@ -71,5 +71,6 @@ def preference_rows(preferences: Iterable[Preference]) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as JSON lines, atomically."""
-    atomic_write(path, b"".join(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n" for row in rows))
+    """Write rows as JSON lines, atomically; raises ValueError for a number that is not finite."""
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n" for row in rows)
+    atomic_write(path, b"".join(lines))

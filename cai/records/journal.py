@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from cai.errors import StorageError
 from cai.records.schema import TYPES, Record
-from cai.storage import canonical_json, fsync_folder, storing
+from cai.storage import append_whole, canonical_json, fsync_folder, storing
 
 R = TypeVar("R", bound=Record)
 
@@ -20,26 +20,43 @@ R = TypeVar("R", bound=Record)
 def read_journal(path: Path) -> Iterator[Record]:
     """Yield the records of a journal in their order; a torn last line is left out, a missing file is empty.
 
-    Raises StorageError for a line that is damaged.
+    Raises StorageError for a line that is damaged, or whose work an earlier line has done.
     """
+    return (record for record, _ in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[Record, int]]:
+    """Yield each record of a journal with the length of its line."""
     if not path.exists():
         return
+    first: dict[str, int] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
-            yield _parse(line, path, number)
+            record = _parse(line, path, number)
+            if record.key in first:
+                raise _damaged(path, number, f"the same key as line {first[record.key]}")
+            first[record.key] = number
+            yield record, len(line)
 
 
 def _parse(line: bytes, path: Path, number: int) -> Record:
     try:
         row = json.loads(line)
-        return TYPES[row["type"]].from_json(row)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"{path}:{number}:1: damaged record ({str(error).splitlines()[0]}); restore the file, or remove the "
-            "stage's folder to make it again"
-        ) from error
+        cls = TYPES.get(row["type"])
+        if cls is None:
+            raise ValueError(f"no record is called {row['type']!r}")
+        return cls.from_json(row)
+    except KeyError as error:
+        raise _damaged(path, number, f"no field {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _damaged(path, number, " ".join(str(error).split()[:40])) from error
+
+
+def _damaged(path: Path, number: int, why: str) -> StorageError:
+    fix = "restore the file, or remove the stage's folder to make it again"
+    return StorageError(f"{path}:{number}:1: damaged record ({why}); {fix}")
 
 
 def of_type(records: Iterable[Record], cls: type[R]) -> list[R]:
@@ -56,23 +73,20 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Open or create the file, read what is there, and cut off a torn last line."""
         self.path = path
+        self.records: dict[str, Record] = {}
+        self._end = 0
+        for record, length in _lines(path):
+            self.records[record.key] = record
+            self._end += length
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             created = not path.exists()
-            self._file = path.open("ab")
+            self._file = path.open("ab", buffering=0)
             if created:
                 fsync_folder(path.parent)
-        self.records: dict[str, Record] = {record.key: record for record in read_journal(path)}
-        with storing(path):
-            self._cut_torn_line()
-
-    def _cut_torn_line(self) -> None:
-        with self.path.open("rb") as file:
-            content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(self.path, whole)
-            os.fsync(self._file.fileno())
+            if os.fstat(self._file.fileno()).st_size > self._end:
+                os.ftruncate(self._file.fileno(), self._end)
+                os.fsync(self._file.fileno())
 
     def __contains__(self, key: str) -> bool:
         """Tell whether the work of this key is done."""
@@ -81,15 +95,21 @@ class Journal:
     def append(self, record: Record) -> None:
         """Write one record and make it last; a key that is there already is left as it is.
 
-        Raises StorageError when the disk refuses; the record is then not done, and a partial line is cut off when the
-        journal is opened next.
+        Raises StorageError when the disk refuses: the record is then not done, and the file is as it was. Raises it too
+        when the file is not as this journal left it.
         """
         if record.key in self.records:
             return
+        line = canonical_json(record.to_json()) + b"\n"
         with storing(self.path):
-            self._file.write(canonical_json(record.to_json()) + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            size = os.fstat(self._file.fileno()).st_size
+            if size != self._end:
+                raise StorageError(
+                    f"{self.path}: {size} bytes where {self._end} were written; another process writes here, or the "
+                    "disk kept half a record: stop the other, then give the same command again"
+                )
+            append_whole(self._file, line)
+        self._end += len(line)
         self.records[record.key] = record
 
     def close(self) -> None:
@@ -111,9 +131,13 @@ def rank_path(folder: Path, name: str, rank: int) -> Path:
 
 
 def read_ranks(folder: Path, name: str) -> dict[str, Record]:
-    """Return the records of all ranks' journals of one name, by key."""
+    """Return the records of all ranks' journals of one name, by key.
+
+    Two ranks can hold the same key after a restart on another number of processes; the lower rank's record is taken.
+    """
     found: dict[str, Record] = {}
-    for path in sorted([folder / f"{name}.jsonl", *folder.glob(f"{name}.rank*.jsonl")]):
+    paths = [rank_path(folder, name, 0), *folder.glob(f"{name}.rank*.jsonl")]
+    for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
         for record in read_journal(path):
             found.setdefault(record.key, record)
     return found

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from cai.errors import EngineError
 from cai.records.journal import Journal
 from cai.records.schema import Record
 
@@ -54,7 +55,8 @@ def fulfil(
     """Do what the plan still owes and journal each record as it comes.
 
     `work` gets a window and yields one record per item, in any order; `on_record` hears of each new one (progress).
-    `done_elsewhere` tells keys that another rank's journal holds.
+    `done_elsewhere` tells keys that another rank's journal holds. Raises EngineError when the work leaves an item of a
+    window without a record; what came is kept.
     """
 
     def done(key: str) -> bool:
@@ -65,3 +67,6 @@ def fulfil(
             if not done(record.key):
                 journal.append(record)
                 on_record(record)
+        lost = [item.key for item in items if not done(item.key)]
+        if lost:
+            raise EngineError(f"{len(lost)} of {len(items)} requests came back with no result; run again to ask them")

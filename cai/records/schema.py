@@ -5,16 +5,15 @@ principle, sampling, model, seed). Its **id** is a hash of all its content, pare
 lineage is by ids.
 """
 
-from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai.storage import digest
 from cai.types import Dialogue, FinishReason
 
 SCHEMA = 1
-"""Goes up when a field changes its meaning; journals of another schema are refused by name."""
+"""Goes up when a field changes its meaning; records of another schema are refused, and the error says why."""
 
 PromptKind = Literal["red_team", "benign", "helpful"]
 """``benign`` prompts look like red-team prompts and deserve a full answer: they measure over-refusal."""
@@ -26,9 +25,9 @@ def short(value: Any) -> str:
 
 
 class Strict(BaseModel):
-    """Frozen, no unknown fields, no silent conversion of types."""
+    """Frozen, no unknown fields, no silent conversion of types, no number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Provenance(Strict):
@@ -38,7 +37,7 @@ class Provenance(Strict):
     model: str
     """Digest or revision of the weights that wrote it."""
     seed: int
-    sampling: dict[str, float | int | tuple[str, ...] | list[str]] = Field(default_factory=dict)
+    sampling: dict[str, float | int | tuple[str, ...]] = Field(default_factory=dict)
     constitution: str | None = None
     """Digest of the constitution it was made under."""
 
@@ -50,19 +49,21 @@ class Record(Strict):
 
     key: str
 
-    @cached_property
+    @property
     def id(self) -> str:
         """A hash of the content, the parents' ids among it."""
         return short([self.kind_name, SCHEMA, self.model_dump(mode="json")])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the journal's form: the fields, with the record's type and id."""
-        return {"type": self.kind_name, "id": self.id, **self.model_dump(mode="json")}
+        """Return the journal's form: the fields, with the record's type, schema and id."""
+        return {"type": self.kind_name, "schema": SCHEMA, "id": self.id, **self.model_dump(mode="json")}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         """Read the journal's form back; raises ValueError when the content does not hash to its id."""
-        fields = {name: value for name, value in row.items() if name not in ("type", "id")}
+        if row.get("schema") != SCHEMA:
+            raise ValueError(f"a record of schema {row.get('schema')}; this version of cai reads schema {SCHEMA}")
+        fields = {name: value for name, value in row.items() if name not in ("type", "schema", "id")}
         record = cls.model_validate(fields, strict=False)
         if record.id != row.get("id"):
             raise ValueError(f"the content hashes to {record.id}, the id says {row.get('id')}")
@@ -82,16 +83,27 @@ class Prompt(Record):
     category: str = ""
     source: str = ""
 
+    @model_validator(mode="after")
+    def _awaits_an_answer(self) -> Self:
+        if not self.messages or self.messages[-1].role != "user":
+            raise ValueError("a prompt ends with the turn of a person")
+        if self.key != _key_of(self.messages):
+            raise ValueError(f"the messages hash to the key {_key_of(self.messages)}, the key says {self.key}")
+        return self
+
     @classmethod
     def of(cls, messages: Dialogue, *, kind: PromptKind, category: str = "", source: str = "") -> Self:
         """Return the prompt of a dialogue, with the key that belongs to it."""
-        key = short(["prompt", [list(message) for message in messages]])
-        return cls(key=key, messages=messages, kind=kind, category=category, source=source)
+        return cls(key=_key_of(messages), messages=messages, kind=kind, category=category, source=source)
 
     @property
     def text(self) -> str:
         """The last turn: what the person asks."""
         return self.messages[-1].content
+
+
+def _key_of(dialogue: Dialogue) -> str:
+    return short(["prompt", [list(message) for message in dialogue]])
 
 
 class Draft(Record):

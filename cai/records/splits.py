@@ -5,6 +5,7 @@ prompt from one side to the other, so nothing is ever scored on what an earlier 
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -17,8 +18,8 @@ P = TypeVar("P", bound=Prompt)
 
 
 def _normal(text: str) -> str:
-    # Letter case, punctuation and spacing must not put two spellings of one prompt on both sides.
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    # Letter case, punctuation, spacing and ways to encode an accent must not put one prompt on both sides.
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def is_held_out(prompt: Prompt, *, share: float = HELD_OUT_SHARE) -> bool:

@@ -13,7 +13,6 @@ from cai.constitution import Constitution
 from cai.errors import InputError, Problem, StorageError
 from cai.storage import atomic_write_json, canonical_json, digest, storing
 from cai.successor.plan import RunConfig
-from cai.successor.stage import content_hash
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "numpy")
 """Whose versions a run notes: another version can mean other numbers."""
@@ -22,7 +21,7 @@ FIXED = ("model", "constitution", "seed")
 """Settings that one folder can have only one of; the size and the stages' settings may change, and re-make stages."""
 
 
-def describe_run(config: RunConfig, constitution: Constitution, model: str) -> dict[str, Any]:
+def describe_run(config: RunConfig, constitution: Constitution, model_digest: str) -> dict[str, Any]:
     """Return what identifies a run: settings, constitution, first model, seed, versions, machine."""
     return {
         "config": config.to_plain(),
@@ -35,7 +34,7 @@ def describe_run(config: RunConfig, constitution: Constitution, model: str) -> d
                 for principle in constitution.principles
             ],
         },
-        "model": {"name": config.model, "digest": content_hash(Path(model))},
+        "model": {"name": config.model, "digest": model_digest},
         "seed": config.seed,
         "versions": {"cai": __version__, "python": platform.python_version(), **_versions()},
         "machine": {"platform": platform.platform(), "cores": os.cpu_count() or 1},

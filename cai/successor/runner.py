@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cai.constitution import load_constitution
-from cai.engines.embedded import resolve_model
+from cai.engines.embedded import model_digest, resolve_model
 from cai.errors import CaiError
 from cai.progress import clock
 from cai.storage import FolderLock, atomic_write_json
@@ -40,12 +40,11 @@ def run_successor(config: RunConfig, *, say: Say = print, origin: str = "stages"
     works in the folder, and StageFailedError when a stage's process ends badly.
     """
     constitution = load_constitution(config.constitution)
-    config = config.model_copy(update={"out": config.out.absolute(), "model": resolve_model(config.model)})
-    if Path(config.constitution).exists():
-        config = config.model_copy(update={"constitution": str(Path(config.constitution).absolute())})
-    plans = plan_run(config, origin=origin)
+    model = resolve_model(config.model)
+    config = config.model_copy(update={"out": config.out.absolute()})
+    plans = plan_run(_with_whole_paths(config, model), origin=origin)
     with FolderLock(config.out) as lock:
-        open_run(config.out, describe_run(config, constitution, config.model))
+        open_run(config.out, describe_run(config, constitution, model_digest(model)))
         ledger = Ledger(config.out / "ledger.jsonl")
         for number, plan in enumerate(plans, start=1):
             expected = fingerprint(plan, config.out)
@@ -57,6 +56,14 @@ def run_successor(config: RunConfig, *, say: Say = print, origin: str = "stages"
             say(f"{heading}: {'going on' if found == 'begun' else 'starting'}")
             _run_stage(plan, expected, ledger, lock, say, resumed=found == "begun")
     return config.out
+
+
+def _with_whole_paths(config: RunConfig, model: str) -> RunConfig:
+    """Return the config as the stages need it, wherever their processes run."""
+    constitution = config.constitution
+    if Path(constitution).exists():
+        constitution = str(Path(constitution).absolute())
+    return config.model_copy(update={"model": model, "constitution": constitution})
 
 
 def _run_stage(

@@ -32,6 +32,23 @@ def wants_bf16(precision: Precision) -> bool:
     return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
 
 
+def keep_trackers_local(config: TrainConfig) -> None:
+    """Give trackers a folder of the stage's own; wandb stays offline where nobody has logged in to it.
+
+    What the environment says already is left as it is.
+    """
+    if not config.report_to:
+        return
+    folder = config.out / "trackers"
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in ("WANDB_DIR", "TRACKIO_DIR", "TENSORBOARD_LOGGING_DIR"):
+        os.environ.setdefault(name, str(folder))
+    if not os.environ.get("WANDB_API_KEY") and not Path("~/.netrc").expanduser().exists():
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_SILENT", "true")
+
+
 def _cpu_flags() -> str:
     try:
         return Path("/proc/cpuinfo").read_text()

@@ -29,7 +29,7 @@ from cai.losses.logprobs import projected_logprobs
 from cai.processes import is_main, quiet_libraries, world
 from cai.progress import Progress
 from cai.storage import atomic_write, atomic_write_json
-from cai.train.common import MetricsLog, save_model, wants_bf16
+from cai.train.common import MetricsLog, keep_trackers_local, save_model, wants_bf16
 from cai.train.configs import EpochsConfig
 
 MARKER = "COMPLETE"
@@ -147,6 +147,7 @@ def prepare_process(seed: int) -> None:
 
 def training_arguments(config: EpochsConfig, rows: int) -> TrainingArguments:
     """Return the Trainer's arguments; raises InputError when the batch does not divide among the processes."""
+    keep_trackers_local(config)
     share, left = divmod(min(config.batch_size, rows), world())
     if left or share == 0:
         problem = f"a batch of {min(config.batch_size, rows)} rows can't be shared by {world()} processes"

@@ -85,10 +85,11 @@ def config(**changes: Any) -> LlamaConfig:
     return LlamaConfig(**values | changes)
 
 
-def llama(**changes: Any) -> LlamaForCausalLM:
+def llama(dtype: torch.dtype = torch.float32, **changes: Any) -> LlamaForCausalLM:
     """Return a tiny Llama, always with the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config(**changes))
+    torch.nn.Module.to(model, dtype)
     model.train(False)
     return model

@@ -23,7 +23,7 @@ from cai.progress import Progress
 from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
 from cai.storage import atomic_write_json, digest, seed_from
-from cai.train.common import MetricsLog, read_metrics, save_model
+from cai.train.common import MetricsLog, keep_trackers_local, read_metrics, save_model
 from cai.train.hf import prepare_process
 from cai.train.ppo import checkpoint
 from cai.train.ppo.batch import Batch, make_batch
@@ -55,7 +55,8 @@ def run_ppo(config: PPOConfig, reward_fn: RewardFunction | None = None) -> None:
         return
     if reward_fn is None and config.reward_model is None:
         raise InputError(Problem("reward_model", 0, 0, "no preference model is named", "give its folder"))
-    accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=str(config.out))
+    keep_trackers_local(config)
+    accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=str(config.out / "trackers"))
     trainer = Trainer(config, accelerator, reward_fn)
     trainer.train()
     trainer.finish(result)

@@ -1,0 +1,79 @@
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cai.processes import is_main, quiet_libraries, rank, wait_for_all, world
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (rank(), world(), is_main()) == (0, 1, True)
+
+
+def test_a_launcher_tells_each_process_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert (rank(), world(), is_main()) == (3, 8, False)
+
+
+def test_one_process_waits_for_nobody_and_loads_nothing() -> None:
+    code = "import sys; from cai.processes import wait_for_all; wait_for_all(); assert 'accelerate' not in sys.modules"
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    wait_for_all()
+
+
+LATE_RANK = """
+import sys, time
+from pathlib import Path
+from cai.processes import is_main, wait_for_all
+written = Path(sys.argv[1])
+if is_main():
+    time.sleep(1)
+    written.touch()
+wait_for_all()
+assert written.exists(), "went on before the others had come"
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_wait_for_each_other(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LATE_RANK, str(tmp_path / "written")],
+            env={**os.environ, **common, "RANK": str(number), "LOCAL_RANK": str(number)},
+        )
+        for number in range(2)
+    ]
+    start = time.monotonic()
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert time.monotonic() - start > 1
+
+
+def test_other_libraries_are_kept_quiet_unless_a_person_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    level = logging.getLogger("peft").level
+    try:
+        quiet_libraries()
+        assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+        assert os.environ["TRANSFORMERS_VERBOSITY"] == "info"
+        assert not logging.getLogger("peft").isEnabledFor(logging.WARNING)
+    finally:
+        logging.getLogger("peft").setLevel(level)
+        monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
