@@ -91,6 +91,9 @@ class MissingDependencyError(CaiError):
         super().__init__(f"this needs the package {package!r}: pip install 'cai[{extra}]'")
 
 
+_DISK_SIGNS = ("No space left", "PytorchStreamWriter failed writing", "inline_container.cc")
+"""What safetensors and torch say of a disk that refused: they pass no error number on."""
+
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
@@ -109,7 +112,7 @@ def guarded(work: Callable[[], object]) -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
-        if not _disk_refused(error):
+        if not disk_refused(error):
             raise
         print(
             f"error: cannot write: {error}; what was written before is kept: free some room and run again",
@@ -119,13 +122,12 @@ def guarded(work: Callable[[], object]) -> int:
     return 0
 
 
-def _disk_refused(error: BaseException | None) -> bool:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+def disk_refused(error: BaseException | None) -> bool:
+    """Tell whether a failure comes from a disk that is full, read-only or broken, whatever a library made of it."""
+    while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK:
             return True
-        if "No space left" in str(error) or "PytorchStreamWriter failed writing" in str(error):
+        if any(sign in str(error) for sign in _DISK_SIGNS):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -5,6 +5,8 @@
 
 import logging
 import os
+import sys
+from collections.abc import Sequence
 
 
 def rank() -> int:
@@ -28,6 +30,52 @@ def wait_for_all() -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+
+
+def cpu_launch_command(processes: int, target: Sequence[str]) -> list[str]:
+    """Return the command that runs a Python target (a script, or ``-m module``) in several CPU processes here."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *target]
+
+
+def use_cpu_processes(processes: int) -> None:
+    """Set the environment that CPU processes of one machine need: no GPU, and a fair share of the cores each."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+
+
+def become_many() -> None:
+    """Start the processes that `accelerate launch --cpu --num_processes N` was asked for and did not start.
+
+    With ``--cpu`` it starts one process and leaves the others to `mpirun`. It does set an address for them to meet at,
+    and that is how this one knows; the number stands in the launcher's command.
+    """
+    environment = os.environ
+    launched = environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in environment
+    if not launched or any(name in environment for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
+        return
+    import psutil
+
+    processes = asked_processes(psutil.Process(os.getppid()).cmdline())
+    if processes > 1:
+        use_cpu_processes(processes)
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            del environment[name]
+        os.execv(sys.executable, cpu_launch_command(processes, sys.argv))
+
+
+def asked_processes(command: Sequence[str]) -> int:
+    """Return the number of processes that a launcher's command asks for.
+
+    >>> asked_processes(["accelerate", "launch", "--cpu", "--num_processes", "2", "recipes/ppo.py"])
+    2
+    """
+    words = [word.replace("-", "_") for word in command]
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "__num_processes":
+            number = value if equals else words[index + 1] if index + 1 < len(words) else ""
+            return int(number) if number.isdigit() else 1
+    return 1
 
 
 def quiet_libraries() -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_PARTS = 30_000
+"""Keys and values: about a second of reading. A constitution of 1,000 principles with all their wordings has 20,000."""
 MAX_PROBLEMS = 100
 """After so many the reading stops."""
 
@@ -246,7 +248,7 @@ class _Reader:
             raise InputError(Problem(self.name, *self.last, f"bad YAML after this: {said}", "mend it")) from error
 
     def _guarded(self, events: Iterable[Any]) -> Iterator[Any]:
-        depth = documents = 0
+        depth = documents = parts = 0
         for event in events:
             if isinstance(event, DocumentStartEvent):
                 documents += 1
@@ -258,6 +260,9 @@ class _Reader:
                     raise self._refused(event, f"nested more than {MAX_DEPTH} deep", "flatten it")
             elif isinstance(event, (MappingEndEvent, SequenceEndEvent)):
                 depth -= 1
+            parts += isinstance(event, NodeEvent)
+            if parts > MAX_PARTS:
+                raise self._refused(event, f"more than {MAX_PARTS} keys and values", "split it into several files")
             if isinstance(event, AliasEvent):
                 raise self._refused(event, f"an alias (*{event.anchor})", "write the value out")
             if isinstance(event, NodeEvent) and event.anchor:
@@ -292,7 +297,10 @@ class _Reader:
                 self._note(event, f"the key {key!r} is there already, in line {line}", "keep one of them")
             else:
                 self.keys[here] = self._place(event)
-            found[key] = self._node(next(events), events, here)
+            value = next(events)
+            found[key] = self._node(value, events, here)
+            if isinstance(value, ScalarEvent) and value.style is None and not value.value:
+                self.values[here] = self._place(event)  # the parser puts "nothing" where the next thing is
         return found
 
     def _scalar(self, event: Any) -> Any:

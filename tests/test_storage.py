@@ -142,9 +142,8 @@ def test_an_append_that_the_disk_cuts_off_leaves_the_file_as_it_was(
 
 
 def test_a_folder_is_locked_until_it_is_given_back(tmp_path: Path) -> None:
-    with FolderLock(tmp_path / "run"):
-        with pytest.raises(StorageError, match="another process works in this folder"):
-            FolderLock(tmp_path / "run")
+    with FolderLock(tmp_path / "run"), pytest.raises(StorageError, match="another process works in this folder"):
+        FolderLock(tmp_path / "run")
     with FolderLock(tmp_path / "run") as lock:
         assert lock.fileno() > 2
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from cai.config import Config, load_config
 from cai.errors import guarded
-from cai.processes import quiet_libraries
+from cai.processes import become_many, quiet_libraries
 
 C = TypeVar("C", bound=Config)
 
@@ -24,6 +24,7 @@ def run_recipe(cls: type[C], run: Callable[[C], object], *, about: str) -> None:
     parser.add_argument("--config", type=Path, help="a YAML file of settings")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings over those of the file")
     given = parser.parse_args()
+    become_many()
     quiet_libraries()
     sys.exit(guarded(lambda: run(load_config(cls, given.config, given.settings))))
 

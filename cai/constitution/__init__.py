@@ -1,6 +1,6 @@
 """Constitutions: the principles that a model is trained under, as files that people write, argue about and version."""
 
-from cai.constitution.model import Constitution, FewShot, Principle
+from cai.constitution.model import Constitution, FewShot, Principle, Wordings
 from cai.constitution.parse import load_constitution
 from cai.constitution.sample import draw, draw_balanced, draw_distinct
 
@@ -8,6 +8,7 @@ __all__ = [
     "Constitution",
     "FewShot",
     "Principle",
+    "Wordings",
     "draw",
     "draw_balanced",
     "draw_distinct",

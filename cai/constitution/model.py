@@ -18,7 +18,8 @@ from cai.storage import digest
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
-
+"""A wording. Derived ones hold a principle's text, so that is shorter."""
+Short = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
 Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=8000)]
 
 DERIVED = {
@@ -37,12 +38,12 @@ def _template(given: str) -> str:
     unknown = [name for name in placeholders(given) if name != "text"]
     if unknown:
         raise ValueError(f"unknown placeholder {{{unknown[0]}}}; use {{text}}")
-    if "text" not in placeholders(given):
-        raise ValueError("the principle's own text is not in it; write {text} where it belongs")
+    if placeholders(given).count("text") != 1:
+        raise ValueError("the principle's own text must be in it once; write {text} where it belongs")
     return given
 
 
-Template = Annotated[Text, AfterValidator(_template)]
+Template = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), AfterValidator(_template)]
 
 
 class Part(BaseModel):
@@ -71,7 +72,7 @@ class Principle(Part):
     """Small letters, digits, - and _; records name the principle by it."""
     title: Text = ""
     """A short name for people; the id with spaces when it is not given."""
-    text: Text
+    text: Short
     """What an answer should be or do, as an instruction to the one who answers."""
     critique: Text = ""
     """Asks for what is wrong with an answer by this principle."""
@@ -123,6 +124,13 @@ class FewShot(Part):
     revision: Text
 
 
+def _some(principles: tuple[Principle, ...]) -> tuple[Principle, ...]:
+    # Not `min_length`: when every principle has a fault, pydantic would add that there is none.
+    if not principles:
+        raise ValueError("there is no principle; write at least one")
+    return principles
+
+
 class Constitution(Part):
     """A named, versioned set of principles."""
 
@@ -132,7 +140,7 @@ class Constitution(Part):
     licence: Note = ""
     wordings: Wordings = Wordings()
     """Replaces the templates of what principles leave out."""
-    principles: tuple[Principle, ...] = Field(min_length=1)
+    principles: Annotated[tuple[Principle, ...], AfterValidator(_some), Field(json_schema_extra={"minItems": 1})]
     few_shots: tuple[FewShot, ...] = ()
     """Examples for critique and revision, shown in this order."""
 

@@ -63,9 +63,10 @@ def _path_of(source: str | Path) -> Path:
         raise InputError(Problem(str(source), 0, 0, "no such file", "check the path"))
     if not there:
         problem = "no such file, and no shipped constitution of that name"
-        near = suggestion(str(source), known)
-        all_of_them = f"shipped are {', '.join(known)}" if known else "none are shipped"
-        raise InputError(Problem(str(source), 0, 0, problem, f"{near} ({all_of_them})"))
+        fix = suggestion(str(source), known)
+        if fix.startswith("did you mean"):
+            fix += f" (shipped are {', '.join(known)})"
+        raise InputError(Problem(str(source), 0, 0, problem, fix))
     if is_file and path.suffix.lower() not in SUFFIXES:
         raise InputError(Problem(str(source), 0, 0, "not a YAML file", "name a file that ends in .yaml"))
     return path

@@ -10,7 +10,6 @@ from itertools import accumulate
 
 from cai.constitution.model import Constitution, Principle
 
-
 Seed = int | str
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,7 +24,7 @@ class EngineConfig(BaseModel):
     """Which engine: a key of `ENGINES`."""
     model: str = "embedded"
     """A folder, a hub id, or ``embedded`` for the default model."""
-    dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16)$")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights; ``auto`` is bfloat16 where the machine multiplies it faster."""
     device: str = "auto"
     """``auto`` takes a GPU if there is one; else a device as torch names it."""

@@ -107,8 +107,8 @@ class TransformersEngine:
         from cai.engines.embedded import model_digest, resolve_model
 
         path = resolve_model(model)
-        place = _device(device)
-        kind = _dtype(dtype, place)
+        place = pick_device(device)
+        kind = pick_dtype(dtype, place)
         try:
             network: Any = AutoModelForCausalLM.from_pretrained(path, dtype=kind, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -335,7 +335,7 @@ def _merge_single(groups: dict[tuple[int, ...], list[Item]]) -> list[list[Item]]
     return [*several, rest] if rest else several
 
 
-def _device(device: str) -> torch.device:
+def pick_device(device: str) -> torch.device:
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -343,7 +343,7 @@ def _device(device: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     """Return the type of the weights: bfloat16 where the machine multiplies it faster."""
     if dtype != "auto":
         return torch.float32 if dtype == "float32" else torch.bfloat16

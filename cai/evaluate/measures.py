@@ -6,9 +6,9 @@ from collections.abc import Callable
 from cai.types import FinishReason
 
 _REFUSALS = re.compile(
-    r"\b(?:i(?:'m| am)? (?:really |very |so )?(?:sorry|afraid)\b"
-    r"|i (?:can(?:'|no)t|won't|will not|am unable to|am not able to|must decline|(?:do not|don't) feel comfortable)"
-    r"|as an ai\b|not (?:appropriate|able) to)",
+    r"\b(?:i(?:'m| am)? (?:really |very |so )?(?:sorry|afraid|unable to|not able to|not comfortable)\b"
+    r"|i (?:can(?:'|no| no)t|won't|will not|must decline|(?:do not|don't) feel comfortable)\b"
+    r"|as an ai\b|not (?:appropriate|able) to\b)",
     re.IGNORECASE,
 )
 

@@ -16,6 +16,9 @@ Z_95 = 1.959963984540054
 
 RESAMPLES = 4000
 
+FEWEST = 6
+"""Pairs below which a change is no finding: of five that all point one way, chance makes one set in sixteen."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WinRate:
@@ -45,8 +48,11 @@ def win_rate(probabilities: Sequence[float | None]) -> WinRate:
     """Count a probability above one half as a win, exactly one half as a tie, None as no vote at all.
 
     The interval is Wilson's score interval (Wilson 1927), which stays honest for few prompts and for rates near 0 or 1.
+    Raises ValueError for what is no probability: a NaN would count as a loss.
     """
     votes = [probability for probability in probabilities if probability is not None]
+    if not all(0 <= vote <= 1 for vote in votes):
+        raise ValueError("a vote is a probability, from 0 to 1")
     wins = sum(1.0 if vote > 0.5 else 0.5 if vote == 0.5 else 0.0 for vote in votes)
     low, high = wilson(wins, len(votes))
     return WinRate(
@@ -81,6 +87,8 @@ class PairedChange:
     @property
     def verdict(self) -> Finding:
         """Whether the measure moved; up is ``better`` here, whatever the measure means."""
+        if self.n < FEWEST:
+            return "no difference shown"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
 
 
@@ -95,8 +103,9 @@ def paired_change(pairs: Sequence[tuple[float, float]]) -> PairedChange:
     values = np.asarray(pairs, dtype=np.float64)
     difference = values[:, 0] - values[:, 1]
     generator = np.random.default_rng(seed_from("paired_change", len(pairs)))
-    picks = generator.integers(0, len(difference), size=(RESAMPLES, len(difference)))
-    low, high = np.quantile(difference[picks].mean(axis=1), [0.025, 0.975])
+    # One resample at a time: all at once would take gigabytes for a large set of prompts.
+    means = [difference[generator.integers(0, len(pairs), size=len(pairs))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
     return PairedChange(
         n=len(pairs),
         candidate=float(values[:, 0].mean()),

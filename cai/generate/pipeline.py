@@ -24,6 +24,7 @@ from cai.records.journal import Journal, of_type, rank_path, read_ranks
 from cai.records.loaders import load_prompts
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Critique, Draft, Dropped, Prompt, Provenance, Record, Revision, short
+from cai.records.trim import to_last_sentence
 from cai.storage import atomic_write_json, seed_from
 from cai.types import Dialogue, FinishReason
 from cai.windows import windows
@@ -278,11 +279,13 @@ class Pipeline:
         if isinstance(result, Failure):
             return Dropped(key=result.id, stage=step.name, prompt=prompt, reason=result.reason, text=result.message)
         completion = result.completions[0]
-        text = completion.text.strip()
+        cut_off = completion.finish_reason == "length"
+        text = to_last_sentence(completion.text.strip()) if cut_off else completion.text.strip()
         before = question.chain.text if step.name == "revision" else ""
         reason = fault(Candidate(text=text, finish_reason=completion.finish_reason, before=before))
         if reason:
-            return Dropped(key=result.id, stage=step.name, prompt=prompt, reason=reason, text=text)
+            reason = "cut off in its first sentence" if cut_off and not text else reason
+            return Dropped(key=result.id, stage=step.name, prompt=prompt, reason=reason, text=completion.text)
         provenance = Provenance(
             engine=self._engine.name,
             model=self._engine.model,

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from cai.types import FinishReason
 
+_ABOUT_ANSWER = re.compile(
+    r"(?:the|this|your|my) (?:last |first |original |assistant's )*(?:answer|response|critique)\b", re.IGNORECASE
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -23,10 +27,15 @@ def empty(candidate: Candidate) -> str | None:
 
 
 def repetitive(candidate: Candidate) -> str | None:
-    """A loop: more than half of its four-word runs have been there before."""
-    words = candidate.text.split()
-    runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    return "repetitive" if len(runs) >= 8 and len(set(runs)) < len(runs) / 2 else None
+    """A loop: more than a fifth of its three-word runs have been there before."""
+    words = candidate.text.lower().split()
+    runs = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
+    return "repetitive" if len(runs) >= 8 and len(set(runs)) < 0.8 * len(runs) else None
+
+
+def leaked(candidate: Candidate) -> str | None:
+    """A revision that speaks of the answer it should replace: the critique has leaked into it."""
+    return "speaks of the answer in its place" if candidate.before and _ABOUT_ANSWER.match(candidate.text) else None
 
 
 def unchanged(candidate: Candidate) -> str | None:
@@ -35,7 +44,7 @@ def unchanged(candidate: Candidate) -> str | None:
     return "equal to the answer before" if same else None
 
 
-CHECKS: tuple[Callable[[Candidate], str | None], ...] = (empty, repetitive, unchanged)
+CHECKS: tuple[Callable[[Candidate], str | None], ...] = (empty, repetitive, leaked, unchanged)
 
 
 def fault(candidate: Candidate) -> str | None:

@@ -66,7 +66,7 @@ def build_judge(
     if config.kind == "preference_model":
         from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
 
-        return PreferenceModelJudge(PreferenceModel.load(config.engine.model))
+        return PreferenceModelJudge(PreferenceModel.load(config.engine.model, dtype=config.engine.dtype))
     engine = engine or build_engine(config.engine)
     if config.kind == "pairwise":
         return PairwiseJudge(engine, temperature=config.temperature)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from cai.engines.base import Engine, Failure, Scored, ScoreRequest
 from cai.judges.base import Comparison, Verdict
-from cai.judges.pairwise import sigmoid
+from cai.judges.pairwise import verdict_of
 from cai.types import Dialogue, Message
 from cai.windows import windows
 
@@ -46,7 +46,7 @@ class ContrastiveJudge:
             gains.append((a.mean, b.mean))
         (a_for, b_for), (a_against, b_against) = gains
         logit = ((a_for - a_against) - (b_for - b_against)) / self._scale
-        return Verdict(id=comparison.id, prob_a=sigmoid(logit) if logit else None, reason="" if logit else "tie")
+        return verdict_of(comparison.id, logit)
 
 
 def told(instruction: str, prompt: Dialogue) -> Dialogue:

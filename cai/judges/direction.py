@@ -15,13 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from cai.constitution import Principle
 from cai.engines.base import Engine, Failure, GenerateRequest, Sampling, ScoreRequest
+from cai.errors import EngineError, StorageError
 from cai.judges.base import Comparison, Verdict
 from cai.judges.contrastive import told
-from cai.judges.pairwise import sigmoid
+from cai.judges.pairwise import verdict_of
 from cai.storage import atomic_write, seed_from
 from cai.types import Dialogue
 from cai.windows import windows
@@ -74,10 +76,12 @@ class Direction:
     def fit(cls, good: Array, bad: Array, layers: Sequence[int]) -> "Direction":
         """Learn from states of answers that follow and that break the principles, both [answers, layers, hidden].
 
-        Raises ValueError when there are fewer than two answers of either.
+        Raises ValueError when there are fewer than two answers of either, or a state is not finite.
         """
         if len(good) < 2 or len(bad) < 2:
             raise ValueError(f"a direction needs two answers of each kind, got {len(good)} and {len(bad)}")
+        if not (np.isfinite(good).all() and np.isfinite(bad).all()):
+            raise ValueError("a hidden state is not a finite number: the model's weights or its type are unfit")
         variance = (good.var(axis=0) + bad.var(axis=0)) / 2 + 1e-6
         vectors = (good.mean(axis=0) - bad.mean(axis=0)) / variance
         raw = np.einsum("nlh,lh->nl", np.concatenate([good, bad]), vectors)
@@ -85,7 +89,8 @@ class Direction:
         direction = cls(layers=layers, vectors=vectors, offsets=offsets, spreads=spreads, scale=1.0)
         pairs = min(len(good), len(bad))
         differences = direction.score(good[:pairs]) - direction.score(bad[:pairs])
-        direction.scale = float(differences.std()) or 1.0
+        spread = float(differences.std())
+        direction.scale = spread if spread > 1e-6 else 1.0
         return direction
 
     def score(self, states: Array) -> Array:
@@ -106,15 +111,20 @@ class Direction:
 
     @classmethod
     def load(cls, path: Path) -> "Direction":
-        """Read what `save` wrote."""
-        arrays = load_file(path)
-        return cls(
-            layers=arrays["layers"].tolist(),
-            vectors=arrays["vectors"],
-            offsets=arrays["offsets"],
-            spreads=arrays["spreads"],
-            scale=float(arrays["scale"][0]),
-        )
+        """Read what `save` wrote; raises StorageError for a file that is missing or damaged."""
+        try:
+            arrays = load_file(path)
+            return cls(
+                layers=arrays["layers"].tolist(),
+                vectors=arrays["vectors"],
+                offsets=arrays["offsets"],
+                spreads=arrays["spreads"],
+                scale=float(arrays["scale"][0]),
+            )
+        except (OSError, SafetensorError, KeyError, IndexError) as error:
+            raise StorageError(
+                f"{path}: no direction can be read ({error}); remove the file to learn it again"
+            ) from error
 
 
 OPENINGS = (("I'm sorry, but ", "Sure, here is "), ("", ""))
@@ -132,13 +142,14 @@ def contrast_states(
 ) -> tuple[Array, Array]:
     """Sample both answers of a contrast for every prompt and return their states, [prompts, layers, hidden] each.
 
-    Prompt i is answered under principle i modulo their number. Pairs of which either answer is empty are left out.
+    Prompt i is answered under principle i modulo their number. Pairs of which either answer is empty are left out;
+    raises EngineError when that is all of them.
     """
     sampling = Sampling(temperature=0.7, max_new_tokens=max_new_tokens, min_new_tokens=8)
     requests: list[GenerateRequest] = []
     for index, prompt in enumerate(prompts):
         principle = principles[index % len(principles)]
-        opening = OPENINGS[index // len(principles) % len(OPENINGS)]
+        opening = OPENINGS[(index + index // len(principles)) % len(OPENINGS)]
         for side, instruction, prefill in zip(
             ("good", "bad"), (principle.text, principle.contrast), opening, strict=True
         ):
@@ -170,6 +181,8 @@ def _states_of_pairs(
     results = (result for result in engine.answer_states(requests, layers) if not isinstance(result, Failure))
     found = {result.id: as_array(result) for result in results}
     ordered = np.asarray([found[request.id] for request in requests if request.id in found])
+    if not len(ordered):
+        raise EngineError(f"none of {len(prompts)} contrasts has two answers to learn a direction from")
     return ordered[:, 0], ordered[:, 1]
 
 
@@ -215,4 +228,4 @@ class DirectionJudge:
             return Verdict(id=key, prob_a=None, reason=f"{result.reason}: {result.message}")
         a, b = self._direction.score(as_array(result))
         logit = float(a - b) / self._direction.scale
-        return Verdict(id=key, prob_a=sigmoid(logit) if logit else None, reason="" if logit else "tie")
+        return verdict_of(key, logit)

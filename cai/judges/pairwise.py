@@ -49,11 +49,16 @@ class PairwiseJudge:
                 return Verdict(id=comparison.id, prob_a=None, reason=f"{result.reason}: {result.message}")
             first, second = (score.total for score in result.scores)
             logits.append((second - first if swapped else first - second) / self._temperature)
-        return Verdict(
-            id=comparison.id,
-            prob_a=sigmoid(sum(logits) / 2),
-            prob_a_by_order=(sigmoid(logits[0]), sigmoid(logits[1])),
-        )
+        by_order = (sigmoid(logits[0]), sigmoid(logits[1]))
+        return verdict_of(comparison.id, sum(logits) / 2, by_order=by_order)
+
+
+def verdict_of(key: str, logit: float, *, by_order: tuple[float, ...] = ()) -> Verdict:
+    """Return the verdict of a logit; one that is not a number, or is exactly zero, is an abstention."""
+    if not math.isfinite(logit):
+        return Verdict(id=key, prob_a=None, reason="the score is not a finite number")
+    prob_a = sigmoid(logit) if logit else None
+    return Verdict(id=key, prob_a=prob_a, reason="" if logit else "tie", prob_a_by_order=by_order)
 
 
 def sigmoid(logit: float) -> float:

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from cai.engines.embedded import model_digest, resolve_model
 from cai.engines.render import Renderer
+from cai.engines.transformers import Dtype, pick_device, pick_dtype
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Verdict
 from cai.judges.pairwise import sigmoid
@@ -28,15 +29,16 @@ class PreferenceModel:
         self._max_length = max_length
 
     @classmethod
-    def load(cls, folder: str, *, dtype: torch.dtype = torch.float32) -> "PreferenceModel":
+    def load(cls, folder: str, *, dtype: Dtype = "float32", device: str = "auto") -> "PreferenceModel":
         """Load what `cai.train.reward` saved; raises InputError for a folder that holds something else."""
         path = resolve_model(folder)
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype)
+        place = pick_device(device)
+        kind = pick_dtype(dtype, place)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=kind)
         if model.config.num_labels != 1 or "SequenceClassification" not in str(model.config.architectures):
             raise InputError(Problem(folder, 0, 0, "not a preference model", "name the model folder of a reward stage"))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device), Renderer(tokenizer), revision=model_digest(path))
+        return cls(model.to(place), Renderer(tokenizer), revision=model_digest(path))
 
     @torch.no_grad()
     def score(self, answers: Sequence[tuple[Dialogue, str]], *, batch_tokens: int = 4096) -> list[float]:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from cai.judges.base import Verdict
 from cai.judges.pairwise import sigmoid
 
+ROUNDING = 1e-9
+"""Logits nearer to zero than this are a tie: what is left when opposite votes cancel."""
+
 
 def mean_logit(verdicts: Sequence[Verdict], weights: Sequence[float]) -> float | None:
     """Return the probability of A from the weighted mean of the verdicts' logits; None when all abstained.
@@ -16,8 +19,10 @@ def mean_logit(verdicts: Sequence[Verdict], weights: Sequence[float]) -> float |
     0.8
     """
     votes = [(_logit(v.prob_a), weight) for v, weight in zip(verdicts, weights, strict=True) if v.prob_a is not None]
-    total = sum(weight for _, weight in votes)
-    return sigmoid(sum(logit * weight for logit, weight in votes) / total) if votes else None
+    if not votes:
+        return None
+    mean = sum(logit * weight for logit, weight in votes) / sum(weight for _, weight in votes)
+    return sigmoid(mean) if abs(mean) > ROUNDING else 0.5
 
 
 def flipped(by_order: Sequence[float]) -> bool | None:

@@ -22,6 +22,7 @@ from cai.records.journal import Journal, of_type, rank_path, read_ranks
 from cai.records.loaders import load_prompts
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Draft, Dropped, Preference, Prompt, Provenance, Record, short
+from cai.records.trim import to_last_sentence
 from cai.storage import atomic_write_json, seed_from
 from cai.windows import windows
 
@@ -45,7 +46,6 @@ class LabelConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     window: int = Field(32, ge=1)
     """Prompts worked on together. Part of what a seed means: another window, other texts."""
-
 
     @field_validator("clamp")
     @classmethod
@@ -133,11 +133,13 @@ def _answerer(
                 )
                 continue
             completion = result.completions[0]
+            text = completion.text.strip()
             yield Draft(
                 key=result.id,
                 prompt=prompt.id,
                 sample=sample,
-                text=completion.text.strip(),
+                # Its end of turn is trained on, so it must be an end; an answer without a sentence stays as it is.
+                text=(to_last_sentence(text) or text) if completion.finish_reason == "length" else text,
                 finish_reason=completion.finish_reason,
                 provenance=Provenance(
                     engine=engine.name,

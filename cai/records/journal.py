@@ -27,23 +27,26 @@ def read_journal(path: Path) -> Iterator[Record]:
 
 def _lines(path: Path) -> Iterator[tuple[Record, int]]:
     """Yield each record of a journal with the length of its line."""
-    if not path.exists():
-        return
     first: dict[str, int] = {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            record = _parse(line, path, number)
-            if record.key in first:
-                raise _damaged(path, number, f"the same key as line {first[record.key]}")
-            first[record.key] = number
-            yield record, len(line)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                record = _parse(line, path, number)
+                if record.key in first:
+                    raise _damaged(path, number, f"the same key as line {first[record.key]}")
+                first[record.key] = number
+                yield record, len(line)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{path}: can't be read: {error.strerror or error}; mend that and run again") from error
 
 
 def _parse(line: bytes, path: Path, number: int) -> Record:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
         cls = TYPES.get(row["type"])
         if cls is None:
             raise ValueError(f"no record is called {row['type']!r}")

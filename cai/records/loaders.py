@@ -71,7 +71,9 @@ def _no_prompt(row: dict[str, Any]) -> ValueError:
 
 def prompt_of(row: dict[str, Any], *, kind: PromptKind, source: str) -> Prompt:
     """Return the prompt of one row; raises ValueError (``problem; fix``) when it has none."""
-    if row.get("type") == Prompt.kind_name and "id" in row:
+    if "id" in row and "schema" in row:
+        if row.get("type") != Prompt.kind_name:
+            raise ValueError(f"a record of the type {row.get('type')!r}; give the file that holds the prompts")
         try:
             return Prompt.from_json(row)
         except ValueError as error:
@@ -197,7 +199,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if line is None or not line.strip():
                 continue
             try:
-                row = json.loads(line, parse_constant=_refuse_constant)
+                row = json.loads(line.rstrip("\r\n"), parse_constant=_refuse_constant)
             except json.JSONDecodeError as error:
                 problems.append(Problem(str(path), number, error.colno, f"bad JSON: {error.msg}", "mend the line"))
             except (ValueError, RecursionError) as error:
@@ -241,7 +243,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 else:
                     yield line, row
         except csv.Error as error:
-            problems.append(Problem(str(path), reader.line_num, 1, f"bad CSV: {error}", "mend the quotes"))
+            problems.append(Problem(str(path), reader.reader.line_num, 1, f"bad CSV: {error}", "mend the quotes"))
     if problems:
         raise InputError(problems)
 

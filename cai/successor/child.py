@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from cai.errors import guarded
-from cai.processes import quiet_libraries
+from cai.processes import cpu_launch_command, quiet_libraries, use_cpu_processes
 from cai.successor.entries import ENTRIES
 
 _PR_SET_PDEATHSIG = 1
@@ -40,12 +40,13 @@ def die_with_parent() -> None:
 
 
 def launch_command(name: str, config: Path, processes: int) -> list[str]:
-    """Return the `accelerate launch` command that runs a stage in several processes."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    """Return the command that runs a stage in several processes: on GPUs `accelerate launch`, else CPU processes."""
+    target = ["-m", "cai.successor.child", name, str(config)]
     if not _has_gpu():
-        command.append("--cpu")
-    return [*command, "-m", "cai.successor.child", name, str(config)]
+        use_cpu_processes(processes)
+        return cpu_launch_command(processes, target)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    return [*command, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *target]
 
 
 def _has_gpu() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from cai import __version__
 from cai.constitution import Constitution
 from cai.errors import InputError, Problem, StorageError
-from cai.storage import atomic_write_json, canonical_json, digest, storing
+from cai.storage import append_whole, atomic_write_json, canonical_json, digest, storing
 from cai.successor.plan import RunConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "numpy")
@@ -58,12 +58,15 @@ def open_run(folder: Path, about: dict[str, Any]) -> None:
     """
     path = folder / "run.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        same = {
-            "model": before["model"]["digest"] == about["model"]["digest"],
-            "constitution": before["constitution"]["digest"] == about["constitution"]["digest"],
-            "seed": before["seed"] == about["seed"],
-        }
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            same = {
+                "model": before["model"]["digest"] == about["model"]["digest"],
+                "constitution": before["constitution"]["digest"] == about["constitution"]["digest"],
+                "seed": before["seed"] == about["seed"],
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{path}: can't be read ({error}); restore it, or give another --out") from error
         changed = [name for name in FIXED if not same[name]]
         if changed:
             fix = "give another --out, or the settings it was begun with"
@@ -73,49 +76,92 @@ def open_run(folder: Path, about: dict[str, Any]) -> None:
 
 
 class Ledger:
-    """An append-only list of what happened in a run; each line holds the hash of the one before it."""
+    """An append-only list of what happened in a run; each line holds the hash of the one before it.
+
+    Beside it, `ledger.head.json` holds the number and the hash of the last line: without it, a chain whose end was
+    changed or cut off would look whole.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open a ledger and check its chain; a torn last line is cut off."""
         self.path = path
         self.lines = read_ledger(path)
-        if path.exists():
-            whole = b"".join(canonical_json(line) + b"\n" for line in self.lines)
-            with storing(path):
-                os.truncate(path, len(whole))
+        self._end = sum(len(canonical_json(line)) + 1 for line in self.lines)
+        if path.exists() and path.stat().st_size > self._end:
+            with storing(path), path.open("ab", buffering=0) as file:
+                os.ftruncate(file.fileno(), self._end)
+                os.fsync(file.fileno())
 
     def append(self, event: str, stage: str, **details: Any) -> None:
         """Add one line and make it last."""
         previous = digest(self.lines[-1]) if self.lines else ""
         line = {
+            **details,
             "n": len(self.lines) + 1,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "event": event,
             "stage": stage,
-            **details,
             "previous": previous,
         }
-        with storing(self.path), self.path.open("ab") as file:
-            file.write(canonical_json(line) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with storing(self.path), self.path.open("ab", buffering=0) as file:
+            append_whole(file, canonical_json(line) + b"\n")
         self.lines.append(line)
+        # A kill right here leaves the head a line behind, which `read_ledger` takes.
+        atomic_write_json(head_path(self.path), {"n": line["n"], "digest": digest(line)})
+
+
+def head_path(path: Path) -> Path:
+    """Return the file that holds the head of a ledger."""
+    return path.with_suffix(".head.json")
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Return a ledger's lines; raises StorageError at the first that does not follow from the one before it."""
+    """Return a ledger's lines, without a torn last one.
+
+    Raises StorageError at the first line that does not follow from the one before it, that is not as it was written, or
+    that the head knows and the ledger has no more.
+    """
     lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    for number, raw in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not raw.endswith(b"\n"):
-            break
-        try:
-            line = json.loads(raw)
-            good = line["n"] == number and line["previous"] == (digest(lines[-1]) if lines else "")
-        except (ValueError, KeyError, TypeError):
-            good = False
-        if not good:
-            raise StorageError(f"{path}:{number}:1: the ledger's chain is broken here; restore it from a copy")
-        lines.append(line)
+    if path.exists():
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if not raw.endswith(b"\n"):
+                    break
+                lines.append(_checked(raw, number, lines[-1] if lines else None, path))
+    _check_head(lines, path)
     return lines
+
+
+def _checked(raw: bytes, number: int, before: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    try:
+        line = json.loads(raw.decode("utf-8"))
+        previous = digest(before) if before else ""
+        # The text itself, too: white space or a key given twice would not show in the hash of what was read.
+        good = line["n"] == number and line["previous"] == previous and canonical_json(line) + b"\n" == raw
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise _broken(path, number)
+    return dict(line)
+
+
+def _check_head(lines: list[dict[str, Any]], path: Path) -> None:
+    if not head_path(path).exists():
+        if len(lines) > 1:
+            raise StorageError(f"{head_path(path)}: the ledger's head is missing; restore it from a copy")
+        return
+    try:
+        head = json.loads(head_path(path).read_text(encoding="utf-8"))
+        number, expected = int(head["n"]), str(head["digest"])
+        if number < 1:
+            raise ValueError(f"there is no line {number}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{head_path(path)}: damaged ({error}); restore it from a copy") from error
+    if len(lines) < number:
+        raise _broken(path, len(lines) + 1)
+    if digest(lines[number - 1]) != expected:
+        raise _broken(path, number)
+
+
+def _broken(path: Path, number: int) -> StorageError:
+    return StorageError(f"{path}:{number}:1: the ledger's chain is broken here; restore it from a copy")

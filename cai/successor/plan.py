@@ -7,11 +7,17 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from cai.config import Config, problems_of
+from cai.constitution.parse import shipped
 from cai.errors import InputError, Problem
 from cai.strict_yaml import suggestion
 from cai.successor.entries import ENTRIES
 from cai.successor.prepare import PromptsConfig
 from cai.successor.sizes import SIZES, Settings, Size
+
+INPUTS = frozenset(
+    {"model", "adapter", "reference", "reward_model", "data", "prompts", "learn_prompts", "eval_data", "constitution"}
+)
+"""Settings, at any depth, that name a file or a folder which a stage reads."""
 
 Tracker = Literal["wandb", "trackio", "tensorboard"]
 
@@ -69,9 +75,12 @@ def plan_run(config: RunConfig, *, origin: str = "stages") -> list[StagePlan]:
     """
     problems = []
     known = {"prompts", *ENTRIES}
-    for name in config.stages:
+    for name, settings in config.stages.items():
         if name not in known:
             problems.append(Problem(f"{origin}.{name}", 0, 0, "unknown stage", suggestion(name, sorted(known))))
+        elif "out" in settings:
+            problem = "the run's folder decides where its stages write"
+            problems.append(Problem(f"{origin}.{name}.out", 0, 0, problem, "remove it"))
     if problems:
         raise InputError(problems)
     plans: list[StagePlan] = []
@@ -190,17 +199,8 @@ def _reads(config: Config) -> tuple[Path, ...]:
         elif isinstance(value, (list, tuple)):
             for item in value:
                 walk(item, key)
-        elif key in (
-            "model",
-            "reference",
-            "reward_model",
-            "data",
-            "prompts",
-            "learn_prompts",
-            "eval_data",
-            "constitution",
-        ):
-            found.append(Path(value)) if value else None
+        elif key in INPUTS and value:
+            found.append(shipped().get(value, Path(value)) if key == "constitution" else Path(value))
 
     walk(config.model_dump(mode="json"), "")
     return tuple(dict.fromkeys(found))

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cai.config import Config
+from cai.errors import InputError, Problem
 from cai.records.export import write_rows
 from cai.records.loaders import load_prompts, packaged_prompts, take_evenly
 from cai.records.schema import Prompt, PromptKind
@@ -43,16 +44,27 @@ def run_prepare(config: PromptsConfig) -> None:
     train: dict[PromptKind, list[Prompt]] = {}
     held_out: list[Prompt] = []
     files = (config.red_team_files, config.benign_files, config.helpful_files)
+    seen: set[str] = set()
     for kind, paths in zip(KINDS, files, strict=True):
-        train[kind], kept = split(load_prompts(paths, kind=kind))
+        # A prompt in files of two kinds is of the first: it counts once.
+        prompts = [prompt for prompt in load_prompts(paths, kind=kind) if prompt.key not in seen]
+        seen.update(prompt.key for prompt in prompts)
+        train[kind], kept = split(prompts)
         held_out.extend(take_evenly(kept, getattr(config.held_out, kind)))
+    if not train["red_team"]:
+        names = ", ".join(map(str, config.red_team_files))
+        fix = "give more prompts: about three in four are trained on, the others are held out"
+        raise InputError(Problem(names, 0, 0, "no prompts left to train on", fix))
+    if not held_out:
+        problem = "no prompts left to compare the models on"
+        raise InputError(Problem("prompts.held_out", 0, 0, problem, "raise its counts, or give more prompts"))
     red_team = take_evenly(train["red_team"], config.red_team)
     helpful = take_evenly(train["helpful"], config.helpful)
     label = take_evenly(train["red_team"], config.label)
     sets = {"supervised": red_team + helpful, "label": label, "rl": label + helpful, "held_out": held_out}
     every: dict[str, Prompt] = {}
-    for name, prompts in sets.items():
-        write_rows(config.out / f"{name}.jsonl", [prompt.to_json() for prompt in prompts])
-        every.update({prompt.key: prompt for prompt in prompts})
+    for name, chosen in sets.items():
+        write_rows(config.out / f"{name}.jsonl", [prompt.to_json() for prompt in chosen])
+        every.update({prompt.key: prompt for prompt in chosen})
     write_rows(config.out / "prompts.jsonl", [prompt.to_json() for prompt in every.values()])
-    atomic_write_json(config.out / "result.json", {"counts": {name: len(prompts) for name, prompts in sets.items()}})
+    atomic_write_json(config.out / "result.json", {"counts": {name: len(chosen) for name, chosen in sets.items()}})

@@ -12,6 +12,7 @@ from cai.constitution import load_constitution
 from cai.engines.embedded import model_digest, resolve_model
 from cai.errors import CaiError
 from cai.progress import clock
+from cai.records.loaders import load_prompts
 from cai.storage import FolderLock, atomic_write_json
 from cai.successor.lineage import Ledger, describe_run, open_run
 from cai.successor.plan import RunConfig, StagePlan, plan_run
@@ -40,6 +41,7 @@ def run_successor(config: RunConfig, *, say: Say = print, origin: str = "stages"
     works in the folder, and StageFailedError when a stage's process ends badly.
     """
     constitution = load_constitution(config.constitution)
+    load_prompts(config.prompts)
     model = resolve_model(config.model)
     config = config.model_copy(update={"out": config.out.absolute()})
     plans = plan_run(_with_whole_paths(config, model), origin=origin)

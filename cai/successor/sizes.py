@@ -44,7 +44,7 @@ SIZES: dict[Size, dict[str, Settings]] = {
             "sampling": {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 64},
             "critique_tokens": 48,
         },
-        "sft": {"epochs": 2, "batch_size": 8, "learning_rate": 3e-5, "save_every": 0},
+        "sft": {"epochs": 2, "batch_size": 8, "learning_rate": 2e-5, "save_every": 0},
         "label": {
             "sampling": {"temperature": 1.0, "max_new_tokens": 64},
             "judge": {"kind": "direction", "contrasts": 72, "contrast_tokens": 40},
@@ -67,7 +67,7 @@ SIZES: dict[Size, dict[str, Settings]] = {
             "sampling": {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 128},
             "critique_tokens": 96,
         },
-        "sft": {"epochs": 2, "batch_size": 16, "learning_rate": 3e-5, "save_every": 40},
+        "sft": {"epochs": 2, "batch_size": 16, "learning_rate": 2e-5, "save_every": 40},
         "label": {
             "sampling": {"temperature": 1.0, "max_new_tokens": 128},
             "judge": {"kind": "direction", "contrasts": 144, "contrast_tokens": 48},

@@ -36,9 +36,12 @@ def fingerprint(plan: StagePlan, run: Path) -> Fingerprint:
 
     Places don't count: paths inside the run are named from the run's folder, others by their content alone.
     """
-    reads = {_name(path, run): content_hash(path) for path in plan.reads}
+    reads = {
+        _name(path, run): content_hash(path) if path.exists() else f"name:{_name(path, run)}" for path in plan.reads
+    }
     settings = _without_places(plan.config.to_plain(), run)
-    return Fingerprint(digest([plan.name, settings, sorted(reads.values()), plan.processes, __version__]), reads)
+    # In the order of the settings, so that two inputs that changed places are a change.
+    return Fingerprint(digest([plan.name, settings, list(reads.values()), plan.processes, __version__]), reads)
 
 
 def _name(path: Path, run: Path) -> str:
@@ -50,8 +53,8 @@ def _without_places(value: Any, run: Path) -> Any:
         return {key: _without_places(item, run) for key, item in value.items() if key not in ("report_to",)}
     if isinstance(value, list):
         return [_without_places(item, run) for item in value]
-    if isinstance(value, str) and value.startswith(str(run)):
-        return "RUN" + value[len(str(run)) :]
+    if isinstance(value, str) and Path(value).is_relative_to(run):
+        return f"RUN/{Path(value).relative_to(run)}"
     if isinstance(value, str) and (os.sep in value) and Path(value).exists():
         return Path(value).name
     return value
@@ -60,14 +63,19 @@ def _without_places(value: Any, run: Path) -> Any:
 def content_hash(path: Path) -> str:
     """Return a hash of a file's or a folder's content; of the name itself when there is neither (a hub id)."""
     if path.is_file():
-        return _hash_once(path, path.stat().st_size, path.stat().st_mtime_ns)
+        return _hash_of(path)
     if path.is_dir():
         return digest(files_of(path))
     return f"name:{path}"
 
 
+def _hash_of(path: Path) -> str:
+    about = path.stat()
+    return _hash_once(path, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
 @lru_cache(maxsize=4096)
-def _hash_once(path: Path, _size: int, _mtime_ns: int) -> str:
+def _hash_once(path: Path, *_state: int) -> str:
     return hash_file(path)
 
 
@@ -78,25 +86,29 @@ def files_of(folder: Path) -> dict[str, str]:
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         if path.is_file() and not hidden and relative.parts[0] not in UNHASHED:
-            found[str(relative)] = _hash_once(path, path.stat().st_size, path.stat().st_mtime_ns)
+            found[str(relative)] = _hash_of(path)
     return found
 
 
 def state(plan: StagePlan, expected: Fingerprint) -> State:
-    """Tell how far a stage is; a folder made from something else is set aside (``NAME.old-1``) and counts as new."""
+    """Tell how far a stage is.
+
+    A folder that was made from something else, that holds files of unknown origin, or whose files are not those of its
+    manifest, is set aside (``NAME.old-1``) and counts as new.
+    """
     begun, manifest = _read(plan.folder / "stage.json"), _read(plan.folder / "manifest.json")
-    if begun is None:
-        return "new"
-    if begun.get("fingerprint") != expected.digest:
+    if begun is not None and begun.get("fingerprint") == expected.digest:
+        if manifest is None:
+            return "begun"
+        if manifest.get("files") == _made(plan):
+            return "done"
+    if plan.folder.is_dir() and any(not path.name.startswith(".") for path in plan.folder.iterdir()):
         _set_aside(plan.folder)
-        return "new"
-    if manifest is None:
-        return "begun"
-    made = {name: value for name, value in files_of(plan.folder).items() if name not in ("stage.json", "manifest.json")}
-    if made == manifest["files"]:
-        return "done"
-    _set_aside(plan.folder)
     return "new"
+
+
+def _made(plan: StagePlan) -> dict[str, str]:
+    return {name: value for name, value in files_of(plan.folder).items() if name not in ("stage.json", "manifest.json")}
 
 
 def begin(plan: StagePlan, expected: Fingerprint) -> None:
@@ -107,7 +119,7 @@ def begin(plan: StagePlan, expected: Fingerprint) -> None:
 
 def finish(plan: StagePlan, seconds: float) -> dict[str, str]:
     """Note what the stage made, by hash, and return that; from here on it is done."""
-    made = {name: value for name, value in files_of(plan.folder).items() if name not in ("stage.json", "manifest.json")}
+    made = _made(plan)
     atomic_write_json(plan.folder / "manifest.json", {"files": made, "seconds": round(seconds, 1)})
     return made
 

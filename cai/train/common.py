@@ -88,6 +88,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def fsync_files(folder: Path) -> None:
+    """Make all that a folder holds last through a power cut."""
+    for path in [*folder.rglob("*"), folder]:
+        fsync_folder(path)
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save model and tokenizer as safetensors so that the folder appears whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
@@ -95,10 +101,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        for file in partial.iterdir():
-            descriptor = os.open(file, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+        fsync_files(partial)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)

@@ -5,7 +5,7 @@ B rows, L tokens of the longest.
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from torch import Tensor
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.records.loaders import dialogue_of, read_rows
-from cai.types import Dialogue, Message
+from cai.storage import digest
+from cai.types import Dialogue
 
 IGNORED = -100
 """The label of a position that the loss does not count."""
@@ -37,12 +38,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt; `target` is the probability that `chosen` is the better one."""
+    """Two answers to one prompt; `target` is the probability that `chosen` is the better one.
+
+    Both have the same ids as prompt, however it was cut; `key` tells the prompt by its whole text.
+    """
 
     chosen: Example
     rejected: Example
     target: float
     source: str
+    key: str
 
     def __len__(self) -> int:
         """Return the number of tokens of both."""
@@ -57,20 +62,17 @@ def load_chats(paths: Sequence[Path], renderer: Renderer, *, max_length: int) ->
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     problems: list[Problem] = []
-    for path in paths:
-        for line, row in read_rows(path):
-            try:
-                dialogue = dialogue_of(row.get("messages"))
-                if dialogue[-1].role != "assistant":
-                    raise ValueError("the dialogue does not end with the assistant; add the answer to learn")
-            except ValueError as error:
-                problems.append(_problem(path, line, error))
-                continue
-            example = _example(dialogue, renderer, max_length, f"{path.name}:{line}")
-            if isinstance(example, str):
-                dropped[example] += 1
-            else:
-                examples.append(example)
+    for path, line, row in _rows(paths, problems):
+        try:
+            dialogue = _chat_of(row)
+            found = _examples(dialogue[:-1], [dialogue[-1].content], renderer, max_length, f"{path}:{line}")
+        except (ValueError, InputError) as error:
+            problems.append(_problem(path, line, error))
+            continue
+        if isinstance(found, str):
+            dropped[found] += 1
+        else:
+            examples += found
     _check(problems, examples, paths, dropped)
     return examples, dropped
 
@@ -84,31 +86,37 @@ def load_pairs(paths: Sequence[Path], renderer: Renderer, *, max_length: int) ->
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
     problems: list[Problem] = []
-    for path in paths:
-        for line, row in read_rows(path):
-            try:
-                prompt, chosen, rejected, target = _pair_of(row)
-            except ValueError as error:
-                problems.append(_problem(path, line, error))
-                continue
-            if chosen == rejected:
-                dropped["chosen equals rejected"] += 1
-                continue
-            name = f"{path.name}:{line}"
-            both = [
-                _example((*prompt, Message("assistant", text)), renderer, max_length, name)
-                for text in (chosen, rejected)
-            ]
-            first, second = both
-            if isinstance(first, Example) and isinstance(second, Example):
-                pairs.append(Pair(first, second, target, str(row.get("kind") or path.name)))
-            else:
-                dropped[next(item for item in both if isinstance(item, str))] += 1
+    for path, line, row in _rows(paths, problems):
+        try:
+            prompt, chosen, rejected, target = _pair_of(row)
+            found = _examples(prompt, [chosen, rejected], renderer, max_length, f"{path}:{line}")
+        except (ValueError, InputError) as error:
+            problems.append(_problem(path, line, error))
+            continue
+        if chosen == rejected:
+            dropped["chosen equals rejected"] += 1
+        elif isinstance(found, str):
+            dropped[found] += 1
+        else:
+            key = digest([[message.role, message.content] for message in prompt])
+            pairs.append(Pair(found[0], found[1], target, str(row.get("kind") or path.name), key))
     _check(problems, pairs, paths, dropped)
     return pairs, dropped
 
 
-def _problem(path: Path, line: int, error: ValueError) -> Problem:
+def _rows(paths: Sequence[Path], problems: list[Problem]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """Yield every row with its place; what can't be read is added to the problems."""
+    for path in paths:
+        try:
+            for line, row in read_rows(path):
+                yield path, line, row
+        except InputError as error:
+            problems += error.problems
+
+
+def _problem(path: Path, line: int, error: ValueError | InputError) -> Problem:
+    if isinstance(error, InputError):  # the renderer's, which knows no place
+        return Problem(str(path), line, 1, error.problems[0].problem, error.problems[0].fix)
     problem, _, fix = str(error).partition("; ")
     return Problem(str(path), line, 1, problem, fix or "mend the row")
 
@@ -122,6 +130,15 @@ def _check(problems: list[Problem], kept: Sequence[object], paths: Sequence[Path
         raise InputError(Problem(names, 0, 0, f"no rows to train on ({why})", "give rows with answers to learn from"))
 
 
+def _chat_of(row: dict[str, Any]) -> Dialogue:
+    if "messages" not in row:
+        raise ValueError(f"no 'messages' (fields: {', '.join(sorted(row)) or 'none'}); add them")
+    dialogue = dialogue_of(row["messages"])
+    if dialogue[-1].role != "assistant":
+        raise ValueError("the dialogue does not end with the assistant; add the answer to learn")
+    return dialogue
+
+
 def _pair_of(row: dict[str, Any]) -> tuple[Dialogue, str, str, float]:
     if "chosen" not in row or "rejected" not in row:
         raise ValueError(f"no 'chosen' and 'rejected' (fields: {', '.join(sorted(row)) or 'none'}); add them")
@@ -129,7 +146,10 @@ def _pair_of(row: dict[str, Any]) -> tuple[Dialogue, str, str, float]:
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 <= target <= 1:
         raise ValueError(f"'chosen_prob' is {target!r}; make it a number from 0 to 1")
     if "prompt" in row:
-        return dialogue_of(row["prompt"]), _answer_of(row["chosen"]), _answer_of(row["rejected"]), float(target)
+        prompt = dialogue_of(row["prompt"])
+        if prompt[-1].role != "user":
+            raise ValueError("'prompt' does not end with the person's turn; cut it there")
+        return prompt, _answer_of(row["chosen"]), _answer_of(row["rejected"]), float(target)
     chosen, rejected = dialogue_of(row["chosen"]), dialogue_of(row["rejected"])
     if chosen[-1].role != "assistant" or rejected[-1].role != "assistant" or chosen[:-1] != rejected[:-1]:
         raise ValueError("'chosen' and 'rejected' do not share all but the assistant's last turn; give 'prompt' apart")
@@ -137,26 +157,29 @@ def _pair_of(row: dict[str, Any]) -> tuple[Dialogue, str, str, float]:
 
 
 def _answer_of(given: Any) -> str:
-    if isinstance(given, str):
-        return given
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
-        content = given[0].get("content")
-        if isinstance(content, str):
-            return content
-    raise ValueError("'chosen' and 'rejected' must be a text or a list of one message; mend them")
+        given = given[0].get("content")
+    if not isinstance(given, str):
+        raise ValueError("'chosen' and 'rejected' must be a text or a list of one message; mend them")
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("the text holds half of a surrogate pair; save it as proper UTF-8") from error
+    return given
 
 
-def _example(dialogue: Dialogue, renderer: Renderer, max_length: int, name: str) -> Example | str:
-    """Return an example, or the reason why there is none."""
-    if not dialogue[-1].content.strip():
+def _examples(
+    prompt: Dialogue, answers: Sequence[str], renderer: Renderer, max_length: int, name: str
+) -> list[Example] | str:
+    """Return an example per answer, or the reason why there are none; the longest says where the prompt is cut."""
+    if not all(answer.strip() for answer in answers):
         return "empty answer"
-    ids, mask = renderer.example(dialogue)
-    start = mask.index(1)
-    prompt, answer = ids[:start], ids[start:]
-    room = max_length - len(answer)
+    start = renderer.prompt_ids(prompt)
+    ends = [renderer.answer_ids(answer, end_of_turn=True) for answer in answers]
+    room = max_length - max(map(len, ends))
     if room < 1:
         return "answer longer than max_length"
-    return Example(tuple(prompt[-room:]), tuple(answer), name)
+    return [Example(tuple(start[-room:]), tuple(end), name) for end in ends]
 
 
 def padded(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:

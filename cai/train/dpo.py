@@ -31,7 +31,7 @@ from cai.train.hf import (
     training_arguments,
     with_adapter,
 )
-from cai.train.reward import collate
+from cai.train.reward import agreement, collate
 
 Sums = dict[str, Tensor]
 """Per pair: `policy_chosen`, `policy_rejected`, `reference_chosen`, `reference_rejected`, lengths and targets, [B]."""
@@ -39,7 +39,7 @@ Sums = dict[str, Tensor]
 LOSSES: dict[str, Callable[[Sums, DPOConfig], Tensor]] = {
     "sigmoid": lambda sums, config: dpo(**_four(sums), beta=config.beta, target_B=sums["targets"]),
     "hinge": lambda sums, config: hinge(**_four(sums), beta=config.beta, target_B=sums["targets"]),
-    "robust": lambda sums, config: robust_dpo(**_four(sums), beta=config.beta, flip_rate=config.label_noise),
+    "robust": lambda sums, config: robust_dpo(**_likelier(sums), beta=config.beta, flip_rate=config.label_noise),
     "ipo": lambda sums, config: ipo(**_four(sums), **_lengths(sums), beta=config.beta, target_B=sums["targets"]),
     "simpo": lambda sums, config: simpo(
         policy_chosen_B=sums["policy_chosen"],
@@ -57,6 +57,17 @@ def _four(sums: Sums) -> Sums:
     return {f"{name}_B": sums[name] for name in names}
 
 
+def _likelier(sums: Sums) -> Sums:
+    """Return the four sums with the likelier winner as chosen: this loss takes labels as hard, and some as wrong."""
+    swapped = sums["targets"] < 0.5
+    four: Sums = {}
+    for model in ("policy", "reference"):
+        chosen, rejected = sums[f"{model}_chosen"], sums[f"{model}_rejected"]
+        four[f"{model}_chosen_B"] = torch.where(swapped, rejected, chosen)
+        four[f"{model}_rejected_B"] = torch.where(swapped, chosen, rejected)
+    return four
+
+
 def _lengths(sums: Sums) -> Sums:
     return {f"{side}_length_B": sums[f"{side}_length"] for side in ("chosen", "rejected")}
 
@@ -72,7 +83,8 @@ class DPOTrainer(CountedTrainer):
 
     def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the pairs' losses."""
-        chosen_B, rejected_B = answer_sums(model, batch).chunk(2)
+        with self.accelerator.autocast():  # for the projection; the model has it by itself
+            chosen_B, rejected_B = answer_sums(model, batch).chunk(2)
         lengths = (batch["labels"][:, 1:] != -100).sum(1)
         chosen_length, rejected_length = lengths.chunk(2)
         sums = {
@@ -88,7 +100,7 @@ class DPOTrainer(CountedTrainer):
         won = implicit_rewards(chosen_B.detach(), batch["reference_chosen"], beta=self.settings.beta)
         lost = implicit_rewards(rejected_B.detach(), batch["reference_rejected"], beta=self.settings.beta)
         return loss_B.sum(), {
-            "accuracy": (won > lost).sum(),
+            "accuracy": agreement(won - lost, batch["targets"]).sum(),
             "margin": (won - lost).sum(),
             "reward_chosen": won.sum(),
             "reward_rejected": lost.sum(),
@@ -117,11 +129,12 @@ def run_dpo(config: DPOConfig) -> None:
     pairs, dropped = load_pairs(config.data, renderer, max_length=config.max_length)
     lengths = [len(pair) for pair in pairs]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
+    args = training_arguments(config, len(order))
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
-    known = _reference(config, model, pairs, renderer.pad_id)
+    known = _reference(config, model.to(args.device), pairs, renderer.pad_id)
     trainer = DPOTrainer(
         model=with_adapter(model, config, task="CAUSAL_LM"),
-        args=training_arguments(config, len(order)),
+        args=args,
         train_dataset=Rows(pairs, order),
         data_collator=lambda rows: collate_with(rows, renderer.pad_id, known),
     )
@@ -136,9 +149,8 @@ def _reference(config: DPOConfig, start: Any, pairs: Sequence[Pair], pad_id: int
     if config.loss == "simpo":
         return {pair.chosen.name: (0.0, 0.0) for pair in pairs}
     path = config.reference and resolve_model(config.reference)
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="float32") if path else start
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="float32").to(start.device) if path else start
     model.eval()
-    model = model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     # In the policy's own precision: the two then agree before the first step, up to the rounding of other batches.
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=wants_bf16(config.precision)):
         return reference_sums(model, pairs, pad_id)

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from cai.errors import InputError, Problem, TrainingError
+from cai.errors import InputError, Problem, StorageError, TrainingError, disk_refused
 from cai.losses.logprobs import projected_logprobs
-from cai.processes import is_main, quiet_libraries, world
+from cai.processes import is_main, quiet_libraries, wait_for_all, world
 from cai.progress import Progress
-from cai.storage import atomic_write, atomic_write_json
-from cai.train.common import MetricsLog, keep_trackers_local, save_model, wants_bf16
+from cai.storage import atomic_write, atomic_write_json, storing
+from cai.train.common import MetricsLog, fsync_files, keep_trackers_local, save_model, wants_bf16
 from cai.train.configs import EpochsConfig
 
 MARKER = "COMPLETE"
@@ -127,9 +127,12 @@ class _Watch(TrainerCallback):
         self._bar.advance(1, note=f"loss {logs['loss']:.3f}")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint just written."""
+        """Mark the checkpoint just written, when every process has put its part into it and all of it lasts."""
+        wait_for_all()
         if is_main():
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            with storing(folder):
+                fsync_files(folder)
             atomic_write(folder / MARKER, b"")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -201,7 +204,15 @@ def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[st
     total = math.ceil(len(trainer.train_dataset) / per_step)  # type: ignore[arg-type]
     trainer.add_callback(_Watch(config, label, total, done))
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Exception as error:
+        if disk_refused(error):
+            raise StorageError(
+                f"{config.out / 'checkpoints'}: no room for a checkpoint; the ones before are kept: free some room, or "
+                "set save_every=0, and give the same command again"
+            ) from error
+        raise
     return {"steps": trainer.state.global_step, "resumed_at": done, "seconds": round(time.monotonic() - start, 1)}
 
 

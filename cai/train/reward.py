@@ -36,7 +36,7 @@ class PreferenceModelTrainer(CountedTrainer):
         chosen_B, rejected_B = scores.chunk(2)
         loss_B = bradley_terry(chosen_B, rejected_B, target_B=batch["targets"], centering=self.centering)
         margin_B = (chosen_B - rejected_B).detach()
-        return loss_B.sum(), {"accuracy": (margin_B > 0).sum(), "margin": margin_B.sum()}
+        return loss_B.sum(), {"accuracy": agreement(margin_B, batch["targets"]).sum(), "margin": margin_B.sum()}
 
 
 def run_reward(config: RewardConfig) -> None:
@@ -55,10 +55,11 @@ def run_reward(config: RewardConfig) -> None:
     train, held_out = split_by_prompt(pairs, share=config.eval_fraction)
     lengths = [len(pair) for pair in train]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
+    args = training_arguments(config, len(order))
     model = load_with_head(path, config.seed, renderer.pad_id)
     trainer = PreferenceModelTrainer(
         model=with_adapter(model, config, task="SEQ_CLS", keep=["score"]),
-        args=training_arguments(config, len(order)),
+        args=args,
         train_dataset=Rows(train, order),
         data_collator=lambda rows: collate(rows, renderer.pad_id),
     )
@@ -95,11 +96,16 @@ def collate(rows: Sequence[Pair], pad_id: int) -> dict[str, Any]:
     }
 
 
+def agreement(margin_B: Tensor, target_B: Tensor) -> Tensor:
+    """Return whether each margin between chosen and rejected has the sign that the target asks for; 0 has none."""
+    return torch.where(target_B >= 0.5, margin_B > 0, margin_B < 0)
+
+
 def split_by_prompt(pairs: Sequence[Pair], *, share: float) -> tuple[list[Pair], list[Pair]]:
     """Return pairs to train on and pairs held out; all pairs of one prompt are on one side, whatever the order."""
 
     def held_out(pair: Pair) -> bool:
-        value = hashlib.sha256(repr(pair.chosen.prompt).encode()).digest()
+        value = hashlib.sha256(pair.key.encode()).digest()
         return int.from_bytes(value[:6], "big") < share * 2**48
 
     train = [pair for pair in pairs if not held_out(pair)]

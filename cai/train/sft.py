@@ -35,7 +35,8 @@ class SFTTrainer(CountedTrainer):
 
     def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the negative log-probabilities of the answers' tokens."""
-        logprobs_N, _ = answer_logprobs(model, batch)
+        with self.accelerator.autocast():  # for the projection; the model has it by itself
+            logprobs_N, _ = answer_logprobs(model, batch)
         return -logprobs_N.sum(), {}
 
 
@@ -54,10 +55,11 @@ def run_sft(config: SFTConfig) -> None:
     examples, dropped = load_chats(config.data, renderer, max_length=config.max_length)
     lengths = [len(example) for example in examples]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
+    args = training_arguments(config, len(order))
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
     trainer = SFTTrainer(
         model=with_adapter(model, config, task="CAUSAL_LM"),
-        args=training_arguments(config, len(order)),
+        args=args,
         train_dataset=Rows(examples, order),
         data_collator=lambda rows: collate(rows, renderer.pad_id),
     )

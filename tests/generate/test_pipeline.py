@@ -44,9 +44,7 @@ def journals(out: Path) -> dict[str, bytes]:
     return {name: (out / f"{name}.jsonl").read_bytes() for name in ("drafts", "critiques", "revisions", "sft")}
 
 
-def test_every_chain_goes_through_every_round(
-    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_chain_goes_through_every_round(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, ScriptedEngine(reply))
     run_generate(settings(prompts, tmp_path / "out", helpful_per_prompt=2))
     drafts = of_type(read_journal(tmp_path / "out/drafts.jsonl"), Draft)
@@ -59,7 +57,8 @@ def test_every_chain_goes_through_every_round(
     assert all(revision.provenance.constitution == CONSTITUTION.digest for revision in revisions)
     rows = [json.loads(line) for line in (tmp_path / "out/sft.jsonl").read_text().splitlines()]
     assert len(rows) == 10 + 4
-    assert not any(row["messages"][-1]["content"] == draft.text for row in rows if row["kind"] == "red_team" for draft in drafts)
+    learned = {row["messages"][-1]["content"] for row in rows if row["kind"] == "red_team"}
+    assert learned.isdisjoint(draft.text for draft in drafts)
 
 
 def test_a_run_resumed_at_any_line_ends_with_the_same_bytes(
@@ -90,8 +89,8 @@ def test_what_is_dropped_stays_with_its_reason_and_the_chain_goes_on(
 ) -> None:
     def faulty(request: GenerateRequest, seed: int) -> str | Failure:
         asked = str(request.prompt)
-        if "Bad question 0?" in asked and "Critique: " not in asked.rpartition("Bad question 0?")[2] and "Rewrite" not in asked:
-            return Failure(id=request.id, reason="too_long", message="no room") if len(request.prompt) > 1 else "Fine."
+        if "Bad question 0?" in asked and len(request.prompt) > 1 and "Critique: " not in asked:
+            return Failure(id=request.id, reason="too_long", message="no room")
         return reply(request, seed)
 
     use(monkeypatch, ScriptedEngine(faulty))
@@ -122,9 +121,7 @@ def test_without_critique_each_round_is_one_step(
     assert (tmp_path / "out/critiques.jsonl").read_bytes() == b""
 
 
-def test_two_processes_make_the_records_of_one(
-    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_make_the_records_of_one(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, ScriptedEngine(reply))
     run_generate(settings(prompts, tmp_path / "one"))
     monkeypatch.setattr(pipeline, "wait_for_all", lambda: None)

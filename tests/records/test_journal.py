@@ -82,7 +82,7 @@ def schema_2(line: bytes) -> bytes:
         (relabelled, "the content hashes to"),
         (schema_2, "a record of schema 2"),
         (lambda line: b"\n", "Expecting value"),
-        (lambda line: line[:40] + b"\n", "Unterminated string"),
+        (lambda line: line[:40] + b"\n", "Invalid control character"),
         (lambda line: b"\0" * (len(line) - 1) + b"\n", "Expecting value"),
         (lambda line: b"\xff" + line, "can't decode"),
         (lambda line: b"[" * 100_000 + b"\n", "recursion"),
@@ -201,8 +201,11 @@ def test_two_writers_of_one_journal_are_noticed(tmp_path: Path) -> None:
 
 def test_a_journal_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").mkdir()
-    with pytest.raises(StorageError, match=r"a\.jsonl: can"):
+    with pytest.raises(StorageError, match=r"a\.jsonl: can't be read: Is a directory"):
         Journal(tmp_path / "a.jsonl")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/a\.jsonl: can"):
+        Journal(tmp_path / "file" / "a.jsonl")
 
 
 def test_ranks_write_apart_and_are_read_together(tmp_path: Path) -> None:

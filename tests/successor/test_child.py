@@ -14,7 +14,7 @@ from cai.successor.child import launch_command
 
 def test_the_launcher_starts_the_same_stage() -> None:
     command = launch_command("sft", Path("config.json"), 2)
-    assert command[command.index("--num_processes") + 1] == "2"
+    assert "--nproc-per-node=2" in command or command[command.index("--num_processes") + 1] == "2"
     assert command[-4:] == ["-m", "cai.successor.child", "sft", "config.json"]
 
 
@@ -22,7 +22,9 @@ def test_the_launcher_starts_the_same_stage() -> None:
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     grandchild = f"from cai.successor.child import die_with_parent; die_with_parent(); import os, time, pathlib; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    parent = subprocess.Popen([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"]
+    )
     deadline = time.monotonic() + 20
     while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -44,7 +46,10 @@ def test_bad_input_in_a_stage_ends_with_its_exit_code(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"prompts": ["nowhere.jsonl"], "out": "' + str(tmp_path / "out") + '"}')
     done = subprocess.run(
-        [sys.executable, "-m", "cai.successor.child", "generate", str(config)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "cai.successor.child", "generate", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr.strip() == "nowhere.jsonl: no such file; check the path"
