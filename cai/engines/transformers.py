@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -365,7 +365,7 @@ def from_config(config: "EngineConfig") -> TransformersEngine:
     """Build the engine for `cai.engines.build`."""
     return TransformersEngine.load(
         config.model,
-        dtype=cast(Dtype, config.dtype),
+        dtype=config.dtype,
         device=config.device,
         adapter=config.adapter,
         max_batch=config.max_batch,

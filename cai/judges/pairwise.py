@@ -15,7 +15,7 @@ from cai.judges.base import Comparison, Verdict
 from cai.types import Message
 from cai.windows import windows
 
-TEMPLATE = (Path(__file__).parent / "templates" / "pairwise.txt").read_text(encoding="utf-8")
+TEMPLATE = (Path(__file__).parent / "templates" / "pairwise.txt").read_text(encoding="utf-8").rstrip("\n")
 
 WINDOW = 64
 """Comparisons asked together."""

@@ -18,9 +18,9 @@ KINDS: tuple[PromptKind, ...] = ("red_team", "benign", "helpful")
 class HeldOutCounts(Config):
     """How many held-out prompts of each kind the evaluation uses, at most."""
 
-    red_team: int = Field(84, ge=0)
-    benign: int = Field(42, ge=0)
-    helpful: int = Field(92, ge=0)
+    red_team: int = Field(100, ge=0)
+    benign: int = Field(60, ge=0)
+    helpful: int = Field(100, ge=0)
 
 
 class PromptsConfig(Config):
@@ -29,11 +29,11 @@ class PromptsConfig(Config):
     red_team_files: list[Path] = Field(default_factory=lambda: [packaged_prompts("red_team")])
     helpful_files: list[Path] = Field(default_factory=lambda: [packaged_prompts("helpful")])
     benign_files: list[Path] = Field(default_factory=lambda: [packaged_prompts("benign")])
-    red_team: int = Field(252, ge=1)
+    red_team: int = Field(300, ge=1)
     """Prompts that are answered, criticised and revised."""
-    helpful: int = Field(276, ge=0)
+    helpful: int = Field(300, ge=0)
     """Helpful prompts, for the supervised stage and for reinforcement learning."""
-    label: int = Field(252, ge=1)
+    label: int = Field(300, ge=1)
     """Red-team prompts of which pairs are labelled."""
     held_out: HeldOutCounts = HeldOutCounts()
     out: Path

@@ -56,10 +56,10 @@ SIZES: dict[Size, dict[str, Settings]] = {
     },
     "full": {
         "prompts": {
-            "red_team": 252,
-            "helpful": 276,
-            "label": 252,
-            "held_out": {"red_team": 84, "benign": 42, "helpful": 92},
+            "red_team": 300,
+            "helpful": 300,
+            "label": 300,
+            "held_out": {"red_team": 100, "benign": 60, "helpful": 100},
         },
         "generate": {
             "rounds": 4,

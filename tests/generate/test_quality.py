@@ -19,13 +19,19 @@ def test_a_word_in_any_script_is_something(text: str) -> None:
     assert empty(candidate(text)) is None
 
 
-def test_a_loop_is_repetitive_and_a_chorus_is_not() -> None:
+def test_a_loop_is_repetitive_and_a_phrase_that_comes_back_is_not() -> None:
     assert repetitive(candidate("no " * 20)) == "repetitive"
     assert repetitive(candidate("I want to help you. " * 6)) == "repetitive"
-    line, verse = "all of us are here ", " ".join(f"word{number}" for number in range(20))
-    assert repetitive(candidate(f"{line} {verse} {line}")) is None
-    assert repetitive(candidate(f"{verse} {verse}")) == "repetitive"
+    once = "one two three four five six seven eight nine ten eleven twelve"
+    assert repetitive(candidate(f"{once} and once more: one two three.")) is None
     assert repetitive(candidate("ha ha ha ha ha")) is None, "too short to tell"
+
+
+def test_a_revision_that_speaks_of_the_answer_is_none() -> None:
+    said = "The assistant's last answer is harmful because it names a weapon."
+    assert fault(candidate(said, before="Take a knife.")) == "speaks of the answer in its place"
+    assert fault(candidate("The answer is 42.")) is None, "a draft may say so"
+    assert fault(candidate("I can't name the answer.", before="It is 42.")) is None
 
 
 def test_a_revision_must_change_more_than_white_space() -> None:

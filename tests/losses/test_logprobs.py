@@ -27,7 +27,7 @@ class Largest(TorchDispatchMode):
     """Watches every operation, those of the backward too: the largest tensor made, and the types of matrix products."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.allocated = 0
         self.products: list[torch.dtype] = []
 

@@ -67,9 +67,7 @@ def write_generate(gen: Path, words: Words) -> None:
     """Three prompts, three drafts; two chains of two rounds and one round, one chain dropped after its draft."""
     kinds: list[tuple[PromptKind, str]] = [("red_team", "weapons"), ("red_team", "fraud"), ("helpful", "cooking")]
     prompts = [
-        Prompt.model_validate(
-            {"messages": (Message("user", words(f"question {n}")),), "kind": kind, "category": words(category)}
-        )
+        Prompt.of((Message("user", words(f"question {n}")),), kind=kind, category=words(category))
         for n, (kind, category) in enumerate(kinds)
     ]
     drafts = [

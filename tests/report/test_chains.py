@@ -5,7 +5,7 @@ from cai.report.chains import read_chains
 from cai.types import Message
 
 MADE_BY = Provenance(engine="scripted", model="m", seed=0)
-PROMPT = Prompt.model_validate({"messages": (Message("user", "q"),), "kind": "red_team"})
+PROMPT = Prompt.of((Message("user", "q"),), kind="red_team")
 DRAFT = Draft(key="d", prompt=PROMPT.id, sample=0, text="one two", finish_reason="length", provenance=MADE_BY)
 
 

@@ -1,6 +1,6 @@
 """Small parts for the tests of the trainers over fixed rows; run as a script, it is a training in its own process.
 
-    python tests/train/rig.py KIND CONFIG.json [STEP]     the process dies right after this step's checkpoint
+python tests/train/rig.py KIND CONFIG.json [STEP]     the process dies right after this step's checkpoint
 """
 
 import json

@@ -1,6 +1,6 @@
 """Small parts for the tests of PPO; run as a script, it is a training in a process of its own.
 
-    python tests/train/ppo/rig.py CONFIG.json [CALL]     the process dies at this call of the reward function, from 1
+python tests/train/ppo/rig.py CONFIG.json [CALL]     the process dies at this call of the reward function, from 1
 """
 
 import json

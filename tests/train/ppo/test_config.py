@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from cai.losses import kl
+from cai.train.configs import TrainConfig
 from cai.train.ppo import config as module
 from cai.train.ppo.config import PPOConfig
 
@@ -40,7 +41,7 @@ def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], named: st
 
 
 def test_every_setting_says_what_it_is() -> None:
-    own = set(PPOConfig.model_fields) - set(module.TrainConfig.model_fields)
+    own = set(PPOConfig.model_fields) - set(TrainConfig.model_fields)
     silent = [name for name in own if not PPOConfig.model_fields[name].description]
     assert silent == []
 

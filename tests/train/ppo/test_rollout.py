@@ -23,7 +23,7 @@ from tests.train.ppo.rig import sample, settings, trainer
 
 
 def prompts(count: int) -> list[Prompt]:
-    return [Prompt(messages=(Message("user", f"number {n}"),), kind="helpful") for n in range(count)]
+    return [Prompt.of((Message("user", f"number {n}"),), kind="helpful") for n in range(count)]
 
 
 def gives(*scores: float | None) -> RewardFunction:
@@ -40,9 +40,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Tra
 
 def answers(ready: Trainer, *, rank: int = 0, world: int = 1, step: int = 1) -> list[Sample]:
     chosen = prompts_of_step(ready.prompts, ready.config, step)
-    return sample_answers(
-        ready.engine, ready.engine.renderer, chosen, ready.config, step=step, rank=rank, world=world
-    )
+    return sample_answers(ready.engine, ready.engine.renderer, chosen, ready.config, step=step, rank=rank, world=world)
 
 
 def test_steps_go_through_the_prompts_in_shuffled_epochs(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_a_naive_loop(tmp_path: Path, tiny_model_dir: Pa
     batch = ready.rollouts(1, Clock())
     torch.nn.init.normal_(ready.learner.policy.value_head.weight, std=0.1)
     (minibatch,) = ready.learner.plan(batch.samples, step=1, epoch=0)
-    naive_loss(ready, batch, minibatch.rows).backward()  # type: ignore[no-untyped-call]
+    naive_loss(ready, batch, minibatch.rows).backward()
     expected = {name: weight.grad for name, weight in ready.learner.policy.named_parameters()}
     ready.learner.optimizer.zero_grad(set_to_none=True)
     tokens = int(batch.mask_BT.sum())

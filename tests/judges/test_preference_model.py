@@ -1,0 +1,119 @@
+"""The preference model in use: what it refuses to load, and scores that depend on the answer alone."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from cai.engines.render import Renderer
+from cai.errors import InputError
+from cai.judges.base import Comparison
+from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
+from cai.types import Dialogue, Message
+
+WORDS = "the quick brown fox jumps over a lazy dog and thinks that it is good".split()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def classifier(source: Path, folder: Path, outputs: int = 1) -> Path:
+    """Save the tiny model with a score head of random weights."""
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(source, num_labels=outputs).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return classifier(tiny_model_dir, tmp_path_factory.mktemp("preference-model") / "model")
+
+
+@pytest.fixture(scope="module")
+def judge(folder: Path) -> PreferenceModel:
+    return PreferenceModel.load(str(folder))
+
+
+def answers(count: int) -> list[tuple[Dialogue, str]]:
+    draw = random.Random(0)
+    return [
+        ((Message("user", " ".join(draw.choices(WORDS, k=1 + n % 5))),), " ".join(draw.choices(WORDS, k=1 + n % 13)))
+        for n in range(count)
+    ]
+
+
+def test_a_causal_model_is_refused(tiny_model_dir: Path) -> None:
+    with pytest.raises(InputError, match="not a preference model; name the model folder of a reward stage"):
+        PreferenceModel.load(str(tiny_model_dir))
+
+
+def test_so_is_a_classifier_of_several_classes(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a preference model"):
+        PreferenceModel.load(str(classifier(tiny_model_dir, tmp_path / "classes", outputs=3)))
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        PreferenceModel.load(str(tmp_path / "none"))
+
+
+def test_a_score_depends_on_its_answer_alone(judge: PreferenceModel) -> None:
+    asked = answers(17)
+    scores = judge.score(asked)
+    assert max(scores) - min(scores) > 0.01
+    alone = [judge.score([one])[0] for one in asked]
+    assert scores == pytest.approx(alone, abs=1e-5)
+    assert judge.score(asked[::-1]) == pytest.approx(scores[::-1], abs=1e-5)
+    for batch_tokens in (1, 100, 10_000):
+        assert judge.score(asked, batch_tokens=batch_tokens) == pytest.approx(scores, abs=1e-5)
+    assert judge.score([]) == []
+
+
+def test_the_score_is_that_of_plain_transformers(judge: PreferenceModel, folder: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    renderer = Renderer(AutoTokenizer.from_pretrained(folder))
+    for dialogue, answer in answers(4):
+        ids, _ = renderer.example((*dialogue, Message("assistant", answer)))
+        with torch.no_grad():
+            assert judge.score([(dialogue, answer)])[0] == pytest.approx(
+                float(model(torch.tensor([ids])).logits[0, 0]), abs=1e-5
+            )
+
+
+def test_a_long_dialogue_loses_its_beginning(judge: PreferenceModel) -> None:
+    short = PreferenceModel(judge.model, judge.renderer, revision="x", max_length=24)
+    long = (Message("user", "quick brown fox " * 20),)
+    other = (Message("user", "a lazy dog " + "quick brown fox " * 20),)
+    assert short.score([(long, "Yes.")]) == short.score([(other, "Yes.")])
+    assert short.score([(long, "Yes.")]) != short.score([(long, "No.")])
+    assert judge.score([(long, "Yes.")]) != judge.score([(other, "Yes.")])
+
+
+def comparison(number: int, a: str, b: str) -> Comparison:
+    made: dict[str, Any] = {"id": str(number), "prompt": (Message("user", "Well?"),), "response_a": a, "response_b": b}
+    return Comparison(**made)
+
+
+def test_the_judge_gives_the_odds_of_the_scores_difference(judge: PreferenceModel) -> None:
+    items = [comparison(n, answer, "A lazy dog.") for n, (_, answer) in enumerate(answers(40))]
+    items.append(comparison(40, "Same.", "Same."))
+    verdicts = list(PreferenceModelJudge(judge).compare(items))
+    assert [verdict.id for verdict in verdicts] == [str(n) for n in range(41)]
+    for item, verdict in zip(items[:40], verdicts, strict=False):
+        a, b = judge.score([(item.prompt, item.response_a), (item.prompt, item.response_b)])
+        assert verdict.prob_a == pytest.approx(float(torch.tensor(a - b).sigmoid()), abs=1e-5)
+    assert (verdicts[40].prob_a, verdicts[40].reason) == (None, "tie")
+    (there,) = PreferenceModelJudge(judge).compare([comparison(0, "Yes.", "No.")])
+    (back,) = PreferenceModelJudge(judge).compare([comparison(0, "No.", "Yes.")])
+    assert there.prob_a is not None
+    assert back.prob_a == pytest.approx(1 - there.prob_a, abs=1e-5)

@@ -1,0 +1,160 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cai.errors import InputError
+from cai.train.ppo.batch import Inputs, make_inputs
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.policy import (
+    Actor,
+    PolicyWithValue,
+    causal_of,
+    load_causal,
+    load_policy,
+    make_reference,
+    merged,
+    without_dropout,
+)
+from tests.engines import tiny
+from tests.train.ppo.rig import sample, settings
+
+CPU = torch.device("cpu")
+LORA: dict[str, Any] = {"lora": {"r": 2, "alpha": 4}}
+
+
+def inputs() -> Inputs:
+    return make_inputs([sample(0, [7, 8, 9], [11, 12, 13, 14]), sample(1, [6], [15, 16])], pad_id=0)
+
+
+def config(folder: Path, model: Path, **changes: Any) -> PPOConfig:
+    return settings(folder, model, **changes)
+
+
+def move(policy: PolicyWithValue, by: float = 0.05) -> None:
+    """Change the trained weights, as an update would."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in policy.trunk:
+            weight.add_(torch.randn_like(weight) * by)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_are_those_of_all_logits(tmp_path: Path, tiny_model_dir: Path, temperature: float) -> None:
+    policy = load_policy(config(tmp_path, tiny_model_dir, temperature=temperature), CPU)
+    given = inputs()
+    logprobs_BT, values_BT = policy(given)
+    for row, (start, length) in enumerate([(3, 4), (1, 2)]):
+        ids = given.ids_BL[row : row + 1, : start + length]
+        logits = causal_of(policy.policy)(input_ids=ids).logits[0, start - 1 : -1] / temperature
+        expected = torch.log_softmax(logits, -1).gather(-1, ids[0, start:, None])[:, 0]
+        torch.testing.assert_close(logprobs_BT[row, :length], expected, atol=1e-5, rtol=0)
+    assert logprobs_BT[1, 2:].tolist() == [0, 0]
+    assert torch.equal(values_BT, torch.zeros(2, 4))
+
+
+def test_padding_and_neighbours_change_nothing(tmp_path: Path, tiny_model_dir: Path) -> None:
+    policy = load_policy(config(tmp_path, tiny_model_dir), CPU)
+    torch.nn.init.normal_(policy.value_head.weight)
+    together = policy(inputs())
+    alone = policy(make_inputs([sample(1, [6], [15, 16])], pad_id=0))
+    for both, one in zip(together, alone, strict=True):
+        torch.testing.assert_close(both[1, :2], one[0], atol=1e-5, rtol=0)
+
+
+def test_checkpointed_gradients_are_the_same(tmp_path: Path, tiny_model_dir: Path) -> None:
+    found = []
+    for on in (False, True):
+        policy = load_policy(config(tmp_path, tiny_model_dir, gradient_checkpointing=on), CPU)
+        inside = causal_of(policy.policy).modules()
+        assert any(getattr(module, "gradient_checkpointing", False) for module in inside) == on
+        logprobs_BT, _ = policy(inputs())
+        logprobs_BT.sum().backward()
+        found.append([weight.grad for weight in policy.trunk])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None)
+
+
+@pytest.mark.parametrize("options", [{}, LORA])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_reference_is_the_start_and_stays_there(
+    tmp_path: Path, tiny_model_dir: Path, options: dict[str, Any], precision: str
+) -> None:
+    changes = {**options, "precision": precision}
+    policy = load_policy(config(tmp_path, tiny_model_dir, **changes), CPU)
+    reference = make_reference(policy, config(tmp_path, tiny_model_dir, **changes), CPU)
+    with torch.no_grad():
+        start, _ = policy(inputs())
+        # To the bit, so the KL of the first step is 0 and no rounding.
+        assert torch.equal(reference(inputs()), start)
+        move(policy)
+        assert not torch.equal(policy(inputs())[0], start)
+        assert torch.equal(reference(inputs()), start)
+
+
+def test_another_reference_is_read_from_its_folder(tmp_path: Path, tiny_model_dir: Path) -> None:
+    other = tiny.llama()
+    torch.nn.init.normal_(other.model.norm.weight)
+    other.save_pretrained(tmp_path / "other")
+    given = config(tmp_path, tiny_model_dir, reference=str(tmp_path / "other"), **LORA)
+    policy = load_policy(given, CPU)
+    found = make_reference(policy, given, CPU)(inputs())
+    with torch.no_grad():
+        expected, _ = PolicyWithValue(other)(inputs())
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_reference_with_another_vocabulary_is_refused(tmp_path: Path, tiny_model_dir: Path) -> None:
+    tiny.llama(vocab_size=64, eos_token_id=2).save_pretrained(tmp_path / "other")
+    given = config(tmp_path, tiny_model_dir, reference=str(tmp_path / "other"))
+    with pytest.raises(InputError, match="another vocabulary"):
+        make_reference(load_policy(given, CPU), given, CPU)
+
+
+def test_a_head_that_is_more_than_a_product_is_refused(tmp_path: Path) -> None:
+    model = tiny.llama()
+    model.config.final_logit_softcapping = 30.0
+    model.save_pretrained(tmp_path / "capped")
+    with pytest.raises(InputError, match="final_logit_softcapping"):
+        load_causal(str(tmp_path / "capped"), torch.float32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_adapter_is_merged_into_the_whole_model(tmp_path: Path, tiny_model_dir: Path, precision: str) -> None:
+    given = config(tmp_path, tiny_model_dir, precision=precision, **LORA)
+    policy = load_policy(given, CPU)
+    assert all("lora_" in name for name, weight in policy.policy.named_parameters() if weight.requires_grad)
+    move(policy)
+    whole = merged(policy, given)
+    whole.save_pretrained(tmp_path / "merged")
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert read.dtype == torch.float32
+    with torch.no_grad():
+        expected, found = policy(inputs())[0], PolicyWithValue(read)(inputs())[0]
+    torch.testing.assert_close(found, expected, atol=1e-4 if precision == "fp32" else 0.5, rtol=0)
+
+
+def test_sampling_follows_the_policy(tmp_path: Path, tiny_model_dir: Path) -> None:
+    given = config(tmp_path, tiny_model_dir, precision="bf16")
+    policy = load_policy(given, CPU)
+    actor = Actor(policy, given)
+    assert actor.is_copy
+    move(policy)
+    actor.refresh()
+    for mine, its in zip(actor.network.parameters(), causal_of(policy.policy).parameters(), strict=True):
+        assert torch.equal(mine, its.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("changes", [{"precision": "fp32"}, {"precision": "bf16", **LORA}])
+def test_sampling_in_place_makes_no_copy(tmp_path: Path, tiny_model_dir: Path, changes: dict[str, Any]) -> None:
+    given = config(tmp_path, tiny_model_dir, **changes)
+    policy = load_policy(given, CPU)
+    assert Actor(policy, given).network is policy.policy
+
+
+def test_dropout_is_taken_out() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), tiny.llama(attention_dropout=0.3))
+    without_dropout(model)
+    assert model[1].p == 0.0
+    assert all(getattr(module, "attention_dropout", 0.0) == 0.0 for module in model.modules())

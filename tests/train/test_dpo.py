@@ -1,0 +1,158 @@
+"""Direct preference optimisation: a reference that is the policy at the start, every loss, and adapters."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cai.engines.render import Renderer
+from cai.train import dpo
+from cai.train.data import Example, load_pairs
+from cai.train.dpo import collate_with, reference_sums
+from tests.train import rig
+
+LORA = {"r": 4, "alpha": 8}
+
+
+@torch.no_grad()
+def naive_sum(model: Any, row: Example) -> float:
+    """The log-probability of an answer, from logits over the whole vocabulary, one row at a time."""
+    logprobs = model(input_ids=torch.tensor([[*row.prompt, *row.answer]])).logits[0].log_softmax(-1)
+    start = len(row.prompt) - 1
+    return sum(float(logprobs[start + i, token]) for i, token in enumerate(row.answer))
+
+
+def test_the_reference_is_the_naive_sum_in_any_batch(tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model_dir))
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, rows=5)
+    pairs, _ = load_pairs(config.data, renderer, max_length=512)
+    for size in (8, 2):
+        known = reference_sums(model, pairs, renderer.pad_id, size=size)
+        for pair in pairs:
+            wanted = (naive_sum(model, pair.chosen), naive_sum(model, pair.rejected))
+            assert known[pair.chosen.name] == pytest.approx(wanted, abs=1e-4)
+    batch = collate_with(pairs[3:], renderer.pad_id, known)
+    assert batch["reference_rejected"][0].item() == pytest.approx(known[pairs[3].rejected.name][1])
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_the_first_loss_is_ln_2_and_the_margin_0(
+    tiny_model_dir: Path, tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, lora=lora, beta=0.5)
+    found, logged = rig.train("dpo", config)
+    assert abs(logged[0]["margin"]) <= 1e-5
+    assert logged[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert len(logged) == 3
+    assert abs(logged[-1]["margin"]) > 1e-4  # the policy has moved, the reference has not
+    assert not any("lora" in name for name in found)
+    model, info = AutoModelForCausalLM.from_pretrained(config.out / "model", output_loading_info=True)
+    assert not info["missing_keys"]
+    start = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    assert not torch.equal(model.model.layers[1].mlp.up_proj.weight, start.model.layers[1].mlp.up_proj.weight)
+    assert (config.out / "model" / "generation_config.json").exists()
+    assert AutoTokenizer.from_pretrained(config.out / "model").chat_template
+
+
+def test_in_bfloat16_policy_and_reference_start_alike(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Both project in bfloat16: float32 on one side is a margin of several nats on a long answer."""
+    rows = [rig.pair(0, chosen=rig.sentence(1, 40), rejected=rig.sentence(2, 40))]
+    data = [rig.write(tmp_path / "long.jsonl", rows)]
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, data=data, precision="bf16", beta=1.0)
+    _, logged = rig.train("dpo", config)
+    assert abs(logged[0]["reward_chosen"]) <= 1e-3
+    assert abs(logged[0]["reward_rejected"]) <= 1e-3
+
+
+def test_another_reference_is_taken_from_its_folder(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from tests.engines import tiny
+
+    other = tiny.llama(initializer_range=0.3)
+    other.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path / "other")
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, rows=4, reference=str(tmp_path / "other"), beta=0.1)
+    _, logged = rig.train("dpo", config)
+    pairs, _ = load_pairs(config.data, Renderer(AutoTokenizer.from_pretrained(tiny_model_dir)), max_length=512)
+    policy = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    margins = [
+        (naive_sum(policy, pair.chosen) - naive_sum(other, pair.chosen))
+        - (naive_sum(policy, pair.rejected) - naive_sum(other, pair.rejected))
+        for pair in pairs
+    ]
+    assert logged[0]["margin"] == pytest.approx(0.1 * sum(margins) / 4, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", dpo.LOSSES)
+def test_every_loss_takes_steps_down(tiny_model_dir: Path, tmp_path: Path, loss: str) -> None:
+    changes: dict[str, Any] = {"loss": loss, "epochs": 6, "rows": 4}
+    _, logged = rig.train("dpo", rig.settings("dpo", tmp_path, tiny_model_dir, **changes))
+    assert len(logged) == 6
+    assert all(math.isfinite(row["loss"]) for row in logged)
+    assert logged[-1]["loss"] < logged[0]["loss"]
+    assert logged[-1]["margin"] > logged[0]["margin"]
+
+
+def sums(targets: list[float]) -> dict[str, Tensor]:
+    """Numbers of four models and lengths that are all different."""
+    names = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+    made = {name: torch.randn(len(targets), generator=torch.Generator().manual_seed(i)) for i, name in enumerate(names)}
+    made |= {"chosen_length": torch.arange(1, len(targets) + 1), "rejected_length": torch.arange(2, len(targets) + 2)}
+    return {**made, "targets": torch.tensor(targets)}
+
+
+@pytest.mark.parametrize("loss", dpo.LOSSES)
+def test_swapping_a_pair_and_its_target_changes_no_loss(tmp_path: Path, loss: str) -> None:
+    config = dpo.DPOConfig.model_validate({"out": tmp_path, "data": [], "loss": loss, "simpo_margin": 0.0})
+    one = sums([0.8, 0.1, 0.6])
+    other = dict(one)
+    for left in [name for name in one if "chosen" in name]:
+        right = left.replace("chosen", "rejected")
+        other[left], other[right] = one[right], one[left]
+    other["targets"] = 1 - one["targets"]
+    torch.testing.assert_close(dpo.LOSSES[loss](one, config), dpo.LOSSES[loss](other, config))
+    hard = {**one, "targets": torch.ones(3)}
+    differs = dpo.LOSSES[loss](one, config) != dpo.LOSSES[loss](hard, config)
+    assert differs.tolist() == ([False, True, False] if loss == "robust" else [True] * 3)
+
+
+def test_soft_labels_stop_at_their_own_odds(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """With a target of 0.5 the start is the best there is: nothing is learnt."""
+    rows = [rig.pair(number, chosen_prob=0.5) for number in range(4)]
+    data = [rig.write(tmp_path / "soft.jsonl", rows)]
+    _, logged = rig.train("dpo", rig.settings("dpo", tmp_path, tiny_model_dir, data=data))
+    assert logged[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert logged[0]["grad_norm"] < 1e-3
+
+
+def test_files_of_one_name_keep_their_own_reference(tiny_model_dir: Path, tmp_path: Path) -> None:
+    data = [rig.write(tmp_path / name / "pairs.jsonl", [rig.pair(number)]) for number, name in enumerate("ab")]
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, data=data, batch_size=2, beta=1.0)
+    _, logged = rig.train("dpo", config)
+    assert abs(logged[0]["reward_chosen"]) <= 1e-5
+    assert abs(logged[0]["reward_rejected"]) <= 1e-5
+
+
+def test_the_micro_batch_changes_no_weight(tiny_model_dir: Path, tmp_path: Path) -> None:
+    found = {}
+    for size in (4, 2, 1):
+        config = rig.settings("dpo", tmp_path / str(size), tiny_model_dir, micro_batch=size, learning_rate=1e-4)
+        found[size], _ = rig.train("dpo", config)
+    assert rig.largest_difference(found[4], found[2]) <= 1e-6
+    assert rig.largest_difference(found[4], found[1]) <= 1e-6
+    start = AutoModelForCausalLM.from_pretrained(tiny_model_dir).state_dict()
+    assert float((found[4]["model.norm.weight"] - start["model.norm.weight"]).abs().max()) > 1e-4
+
+
+def test_the_result_says_what_was_done(tiny_model_dir: Path, tmp_path: Path) -> None:
+    same = {**rig.pair(9), "chosen": "Same.", "rejected": "Same."}
+    data = [rig.write(tmp_path / "rows.jsonl", [*(rig.pair(number) for number in range(5)), same])]
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, data=data)
+    rig.train("dpo", config)
+    result = json.loads((config.out / "result.json").read_text())
+    assert (result["rows"], result["steps"], result["dropped"]) == (5, 1, {"chosen equals rejected": 1})

@@ -1,0 +1,222 @@
+"""The preference model's training: scores at the last token, TRL's loss, a head made by the seed, held-out prompts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from cai.engines.render import Renderer
+from cai.judges.preference_model import PreferenceModel, scores_at_end
+from cai.train import reward
+from cai.train.data import Example, Pair, load_pairs
+from cai.train.reward import agreement, collate, evaluate, load_with_head, run_reward, split_by_prompt
+from cai.types import Message
+from tests.train import rig
+
+LORA = {"r": 4, "alpha": 8}
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_model_dir: Path) -> Renderer:
+    return Renderer(AutoTokenizer.from_pretrained(tiny_model_dir))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, renderer: Renderer) -> list[Pair]:
+    path = rig.write(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", [rig.pair(number) for number in range(6)])
+    return load_pairs([path], renderer, max_length=512)[0]
+
+
+@torch.no_grad()
+def naive_scores(model: Any, rows: list[Example]) -> Tensor:
+    """One row at a time, without padding: the head on the decoder's last state."""
+    states = [model.model(torch.tensor([[*row.prompt, *row.answer]])).last_hidden_state[0, -1] for row in rows]
+    return torch.stack([model.score(state)[0] for state in states])
+
+
+@pytest.mark.parametrize("pad", ["its own", "the end of turn"])
+def test_the_score_is_read_at_the_last_real_token(
+    tiny_model_dir: Path, renderer: Renderer, pairs: list[Pair], pad: str
+) -> None:
+    end = renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    pad_id = renderer.pad_id if pad == "its own" else end
+    model = load_with_head(str(tiny_model_dir), 0, pad_id).eval()
+    batch = collate(pairs, pad_id)
+    assert set(batch["attention_mask"].sum(1).tolist()) != {batch["input_ids"].shape[1]}
+    found = scores_at_end(model, batch["input_ids"], batch["attention_mask"]).detach()
+    wanted = naive_scores(model, [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs])
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    if pad_id == end:  # the model's own pooling goes wrong here, so the test can fail
+        own = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].detach()
+        assert float((own - wanted).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("centering", [0.0, 0.05])
+def test_loss_and_gradient_are_those_of_trl(
+    tiny_model_dir: Path, tmp_path: Path, renderer: Renderer, pairs: list[Pair], centering: float
+) -> None:
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    model = load_with_head(str(tiny_model_dir), 0, renderer.pad_id)
+    rows = [
+        {f"{side}_ids": [*answer.prompt, *answer.answer] for side, answer in sides}
+        for sides in ([("chosen", pair.chosen), ("rejected", pair.rejected)] for pair in pairs)
+    ]
+    plain: dict[str, Any] = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
+    theirs = RewardTrainer(
+        model=model,
+        args=RewardConfig(output_dir=str(tmp_path), center_rewards_coefficient=centering or None, **plain),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=renderer.tokenizer,
+    )
+    train_set: Any = theirs.train_dataset
+    gradients = []
+    ours = object.__new__(reward.PreferenceModelTrainer)
+    ours.centering = centering
+    their_loss = theirs.compute_loss(model, theirs.data_collator(list(train_set)))
+    our_sum, sums = ours.loss_sum(model, collate(pairs, renderer.pad_id))
+    for loss in (our_sum / len(pairs), their_loss):
+        model.zero_grad()
+        torch.autograd.backward(loss)
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(our_sum / len(pairs), their_loss, atol=1e-6, rtol=1e-5)
+    assert max(float(gradient.abs().max()) for gradient in gradients[1].values()) > 1e-3
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+    assert 0 <= float(sums["accuracy"]) <= len(pairs)
+
+
+def test_soft_targets_are_each_rows_own(tiny_model_dir: Path, tmp_path: Path, renderer: Renderer) -> None:
+    targets = [0.9, 0.2, 0.5, 0.65]
+    rows = [rig.pair(number, chosen_prob=target) for number, target in enumerate(targets)]
+    config = rig.settings("reward", tmp_path, tiny_model_dir, data=[rig.write(tmp_path / "soft.jsonl", rows)])
+    _, logged = rig.train("reward", config)
+    found, _ = load_pairs(config.data, renderer, max_length=512)
+    model = load_with_head(str(tiny_model_dir), config.seed, renderer.pad_id).eval()
+    chosen = naive_scores(model, [pair.chosen for pair in found])
+    margin = chosen - naive_scores(model, [pair.rejected for pair in found])
+    wanted = -sum(t * logsigmoid(m) + (1 - t) * logsigmoid(-m) for t, m in zip(targets, margin, strict=True)) / 4
+    assert logged[0]["loss"] == pytest.approx(float(wanted), abs=1e-5)
+    assert logged[0]["margin"] == pytest.approx(float(margin.mean()), abs=1e-5)
+    right = [(m > 0) == (t >= 0.5) for t, m in zip(targets, margin.tolist(), strict=True)]
+    assert logged[0]["accuracy"] == pytest.approx(sum(right) / 4)
+
+
+def test_a_tie_agrees_with_no_target() -> None:
+    margins, targets = torch.tensor([1.0, -1.0, 0.0, 0.0, -1.0]), torch.tensor([0.9, 0.9, 0.9, 0.1, 0.1])
+    assert agreement(margins, targets).tolist() == [True, False, False, False, True]
+
+
+def test_the_head_depends_on_the_seed_alone(tiny_model_dir: Path) -> None:
+    torch.manual_seed(1)
+    one = load_with_head(str(tiny_model_dir), 3, 0).score.weight
+    torch.manual_seed(2)
+    torch.rand(7)
+    same = load_with_head(str(tiny_model_dir), 3, 0).score.weight
+    other = load_with_head(str(tiny_model_dir), 4, 0).score.weight
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert 0.05 < float(one.std()) * one.shape[1] ** 0.5 < 2
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_a_saved_model_scores_as_it_did_in_training(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: dict[str, Any] | None
+) -> None:
+    trained: dict[str, Any] = {}
+    finish = reward.finish
+
+    def watched(trainer: Any, *rest: Any) -> None:
+        trained["scores"] = scores_at_end(trainer.model.eval(), batch["input_ids"], batch["attention_mask"]).detach()
+        finish(trainer, *rest)
+
+    monkeypatch.setattr(reward, "finish", watched)
+    config = rig.settings("reward", tmp_path, tiny_model_dir, lora=lora, learning_rate=1e-2)
+    renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model_dir))
+    found, _ = load_pairs(config.data, renderer, max_length=512)
+    batch = collate(found, renderer.pad_id)
+    run_reward(config)
+    folder = config.out / "model"
+    model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    again = scores_at_end(model.eval(), batch["input_ids"], batch["attention_mask"]).detach()
+    torch.testing.assert_close(again, trained["scores"], atol=1e-5, rtol=1e-5)
+    start = load_with_head(str(tiny_model_dir), config.seed, renderer.pad_id).eval()
+    before = scores_at_end(start, batch["input_ids"], batch["attention_mask"]).detach()
+    assert float((before - again).abs().max()) > 0.01  # it has learnt something
+    judge = PreferenceModel.load(str(folder))
+    row = rig.pair(0)
+    prompt = (Message("user", row["prompt"][0]["content"]),)
+    assert judge.score([(prompt, row["chosen"])])[0] == pytest.approx(float(again[0]), abs=1e-5)
+    assert model.config.num_labels == 1
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_training_on_goes_from_the_head_that_is_there(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = rig.settings("reward", tmp_path, tiny_model_dir, rows=4)
+    trained, _ = rig.train("reward", config)
+    again = load_with_head(str(config.out / "model"), 99, 0)
+    assert torch.equal(again.score.weight, trained["score.weight"])
+
+
+def test_held_out_prompts_are_never_trained_on(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two pairs per prompt; max_length cuts the prompt of one of them more than the other's.
+    rows = [rig.pair(number % 12) for number in range(12)]
+    rows += [{**row, "rejected": "I think that " * 9} for row in rows]
+    seen: list[str] = []
+    plain = reward.collate
+
+    def watched(pairs: Any, pad_id: int) -> Any:
+        seen.extend(pair.key for pair in pairs)
+        return plain(pairs, pad_id)
+
+    monkeypatch.setattr(reward, "collate", watched)
+    data = [rig.write(tmp_path / "rows.jsonl", rows)]
+    config = rig.settings("reward", tmp_path, tiny_model_dir, data=data, eval_fraction=0.4, max_length=48)
+    run_reward(config)
+    renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model_dir))
+    found, _ = load_pairs(data, renderer, max_length=48)
+    train, held = split_by_prompt(found, share=0.4)
+    assert len({pair.chosen.prompt for pair in found}) > len({pair.key for pair in found}) == 12
+    assert len(train) + len(held) == 24
+    assert len(train) % 2 == len(held) % 2 == 0
+    assert held
+    assert set(seen) <= {pair.key for pair in train}
+    assert not set(seen) & {pair.key for pair in held}
+    result = json.loads((config.out / "result.json").read_text())
+    assert (result["rows"], result["held_out"]["pairs"]) == (len(train), len(held))
+    reordered, _ = split_by_prompt(found[::-1], share=0.4)
+    assert sorted(map(id, reordered)) == sorted(map(id, train))
+
+
+def test_the_held_out_figures_are_those_of_the_scores(tiny_model_dir: Path, renderer: Renderer) -> None:
+    model = load_with_head(str(tiny_model_dir), 0, renderer.pad_id).eval()
+    rows = [Example((5, 6), (7, end), "row") for end in (8, 9)]
+    low, high = sorted(rows, key=lambda row: float(naive_scores(model, [row])[0]))
+    margin = naive_scores(model, [high])[0] - naive_scores(model, [low])[0]
+    found = evaluate(model, [Pair(high, low, 1.0, "", "a"), Pair(high, low, 0.2, "", "b")], renderer.pad_id)
+    soft = -(0.2 * logsigmoid(margin) + 0.8 * logsigmoid(-margin))
+    assert (found["pairs"], found["accuracy"]) == (2, 0.5)
+    assert found["loss"] == pytest.approx(float(-logsigmoid(margin) + soft) / 2, abs=1e-5)
+    assert evaluate(model, [], renderer.pad_id) == {"pairs": 0}
+
+
+def test_the_micro_batch_changes_no_weight(tiny_model_dir: Path, tmp_path: Path) -> None:
+    found = {}
+    for size in (4, 2, 1):
+        config = rig.settings("reward", tmp_path / str(size), tiny_model_dir, micro_batch=size, learning_rate=1e-4)
+        found[size], logged = rig.train("reward", config)
+        assert len(logged) == 3
+    start = AutoModelForCausalLM.from_pretrained(tiny_model_dir).model.layers[0].mlp.up_proj.weight
+    assert float((found[4]["model.layers.0.mlp.up_proj.weight"] - start).abs().max()) > 1e-4
+    assert rig.largest_difference(found[4], found[2]) <= 1e-6
+    assert rig.largest_difference(found[4], found[1]) <= 1e-6
