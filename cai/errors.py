@@ -124,7 +124,9 @@ def guarded(work: Callable[[], object]) -> int:
 
 def disk_refused(error: BaseException | None) -> bool:
     """Tell whether a failure comes from a disk that is full, read-only or broken, whatever a library made of it."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, OSError) and error.errno in _DISK:
             return True
         if any(sign in str(error) for sign in _DISK_SIGNS):

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cai import load_constitution, load_prompts
-from cai.constitution import draw
+from cai.constitution import Constitution, draw
 from cai.engines.base import Failure, GenerateRequest, Sampling
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
@@ -58,6 +58,19 @@ def sample(engine: TransformersEngine, dialogues: Sequence[Dialogue], *, tokens:
     found = {result.id: result for result in engine.generate(requests)}
     results = [found[request.id] for request in requests]
     return ["" if isinstance(result, Failure) else result.completions[0].text.strip() for result in results]
+
+
+def revise(
+    engine: TransformersEngine, constitution: Constitution, prompts: Sequence[Dialogue], *, tokens: int, seed: int
+) -> list[str]:
+    """Draft an answer to each prompt, criticise it by a principle drawn afresh, and rewrite it."""
+    drafts = sample(engine, prompts, tokens=tokens, seed=seed)
+    drawn = [draw(constitution, seed_from(seed, number)) for number in range(len(drafts))]
+    work = list(zip(drawn, prompts, drafts, strict=True))
+    asked = [critique_request(constitution, *item)[0] for item in work]
+    critiques = sample(engine, asked, tokens=tokens, seed=seed + 1)
+    asked = [revision_request(constitution, *item, critique)[0] for item, critique in zip(work, critiques, strict=True)]
+    return sample(engine, asked, tokens=tokens, seed=seed + 2)
 
 
 def padded(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,8 +120,7 @@ def scores(preference_model: Model, rows: Sequence[Row], pad: int) -> Tensor:
     ids, real, _ = padded(rows, pad)
     hidden = preference_model.base_model(input_ids=ids, attention_mask=real).last_hidden_state
     last = hidden[torch.arange(len(rows)), real.sum(1) - 1]
-    found: Tensor = preference_model.score(last).squeeze(-1)
-    return found
+    return torch.squeeze(preference_model.score(last), -1)
 
 
 def train_preference_model(
@@ -186,14 +198,8 @@ def main(model: str, *, prompts: int, tokens: int, seed: int) -> WinRate:
     def row(prompt: Dialogue, answer: str) -> Row:
         return renderer.prompt_ids(prompt), renderer.answer_ids(answer, end_of_turn=True)
 
-    # 1. Draft, criticise, revise: each by a principle drawn afresh (section 3.1).
-    drafts = sample(engine, train_prompts, tokens=tokens, seed=seed)
-    drawn = [draw(constitution, seed_from(seed, number)) for number in range(len(drafts))]
-    work = list(zip(drawn, train_prompts, drafts, strict=True))
-    asked = [critique_request(constitution, principle, prompt, draft)[0] for principle, prompt, draft in work]
-    critiques = sample(engine, asked, tokens=tokens, seed=seed + 1)
-    asked = [revision_request(constitution, *item, critique)[0] for item, critique in zip(work, critiques, strict=True)]
-    revisions = sample(engine, asked, tokens=tokens, seed=seed + 2)
+    # 1. Draft, criticise, revise (section 3.1).
+    revisions = revise(engine, constitution, train_prompts, tokens=tokens, seed=seed)
     print(f"1 revised {len(revisions)} answers, the first: {revisions[0][:70]!r}")
 
     # 2. Finetune on the revisions.
@@ -241,5 +247,4 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=16, help="prompts to train on, and to compare on")
     parser.add_argument("--tokens", type=int, default=48, help="the most tokens of an answer")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    main(given.model, prompts=given.prompts, tokens=given.tokens, seed=given.seed)
+    main(**vars(parser.parse_args()))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,8 +16,6 @@ MADE = (
     ("evaluate", "compared", "held-out prompts compared"),
 )
 """Counts to show: the stage, the count's name in its result.json, and how a person calls it."""
-
-NOTES = {True: "trained on it", False: "independent"}
 
 
 def print_summary(run: Path, report: Path, *, console: Console | None = None) -> None:
@@ -31,10 +30,8 @@ def print_summary(run: Path, report: Path, *, console: Console | None = None) ->
     rl = "ppo" if (generation / "ppo").exists() else "dpo"
     console.print(f"[bold]Report[/bold]     {report}", soft_wrap=True)
     console.print(f"[bold]Successor[/bold]  {generation / rl / 'model'}", soft_wrap=True)
-    console.print(
-        "[bold]Next[/bold]       read the report's answers side by side; then a larger run: --size full, your"
-    )
-    console.print("           own --constitution and --prompts, or recipes/successor.py for every setting")
+    console.print("[bold]Next[/bold]       read the answers side by side in the report; then --size full, your own")
+    console.print("           --constitution and --prompts, or recipes/successor.py for every setting")
 
 
 def _counts(generation: Path) -> list[tuple[str, int]]:
@@ -47,25 +44,29 @@ def _counts(generation: Path) -> list[tuple[str, int]]:
 
 
 def _comparison(summary: dict[str, Any]) -> Table:
-    table = Table(title="Successor against its parent, held-out prompts", title_justify="left")
-    for column in ("judge", "wins", "95 % interval", "n", "finding", ""):
-        table.add_column(column, justify="right" if column in ("wins", "n") else "left")
+    table = _table("Successor against its parent on held-out prompts")
+    for column in ("judge", "wins", "95 % interval", "n", "finding"):
+        table.add_column(column, justify="right" if column in ("wins", "n") else "left", no_wrap=True)
     for name, measure in summary.get("measures", {}).items():
         table.add_row(
-            name,
+            name.replace("_", " ") + (" *" if measure["trained_on"] else ""),
             f"{100 * measure['win_rate']:.0f} %",
             f"{100 * measure['low']:.0f} to {100 * measure['high']:.0f} %",
             str(measure["n"]),
             measure["verdict"],
-            NOTES[measure["trained_on"]],
         )
+    table.caption = "* not independent: the successor was trained on it"
     return table
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", caption_justify="left", title_style="bold", box=box.SIMPLE)
+
+
 def _changes(summary: dict[str, Any]) -> Table:
-    table = Table(title="Wording of a refusal, share of answers", title_justify="left")
+    table = _table("Wording of a refusal, share of answers")
     for column in ("prompts", "parent", "successor", "change, 95 % interval"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for kind, change in summary.get("rates", {}).get("refusal_wording", {}).items():
         table.add_row(
             kind.replace("_", "-"),

@@ -336,6 +336,7 @@ def _merge_single(groups: dict[tuple[int, ...], list[Item]]) -> list[list[Item]]
 
 
 def pick_device(device: str) -> torch.device:
+    """Return the device of this name; ``auto`` is a GPU where there is one."""
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():

@@ -10,7 +10,7 @@ from cai.config import Config
 from cai.constitution import Constitution
 from cai.engines.base import Engine
 from cai.engines.build import EngineConfig, build_engine
-from cai.errors import InputError, Problem
+from cai.errors import EngineError, InputError, Problem
 from cai.judges.base import Judge
 from cai.judges.contrastive import ContrastiveJudge
 from cai.judges.direction import (
@@ -102,6 +102,8 @@ def _direction_judge(
         # Every fifth contrast is kept back to see how well the direction tells a pair it has not seen.
         back = [index for index in range(len(good)) if index % 5 == 0]
         rest = [index for index in range(len(good)) if index % 5]
+        if len(rest) < 2:
+            raise EngineError(f"only {len(good)} usable contrasts for the direction judge; raise judge.contrasts")
         unseen = Direction.fit(good[rest], bad[rest], layers)
         right = sum(unseen.score(good[back]) > unseen.score(bad[back]))
         atomic_write_json(folder / "judge.json", {"contrasts": len(good), "unseen": len(back), "right": int(right)})

@@ -130,7 +130,7 @@ def run_dpo(config: DPOConfig) -> None:
     lengths = [len(pair) for pair in pairs]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
-    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
     known = _reference(config, model.to(args.device), pairs, renderer.pad_id)
     trainer = DPOTrainer(
         model=with_adapter(model, config, task="CAUSAL_LM"),

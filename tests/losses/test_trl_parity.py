@@ -59,9 +59,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(["<unk>", "<pad>", "<eos>", *WORDS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>")
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def settings(folder: Path) -> dict[str, Any]:
 
 def loss_of(trainer: DPOTrainer | RewardTrainer, batch: dict[str, Tensor]) -> Tensor:
     """TRL's own loss of a batch."""
-    loss: Tensor = trainer.compute_loss(trainer.model, dict(batch))
+    loss: Tensor = trainer.compute_loss(trainer.model, dict(batch))  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -87,6 +87,10 @@ def test_kind_category_and_source_move_nothing_and_what_is_said_before_does() ->
         for kind in ("red_team", "benign", "helpful")
     ]
     assert all(len(set(sides[start : start + 3])) == 1 for start in range(0, 150, 3))
+    for number in range(50):
+        plain = asked(f"question {number}")
+        with_system = (Message("system", f"Be brief, {number}."), *plain)
+        assert is_held_out(Prompt.of(with_system, kind="helpful")) == is_held_out(Prompt.of(plain, kind="helpful"))
     dialogues = [
         Prompt.of(
             (Message("user", f"first {number}"), Message("assistant", "yes"), Message("user", "same")), kind="helpful"

@@ -21,7 +21,10 @@ def test_the_launcher_starts_the_same_stage() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     note = tmp_path / "pid"
-    grandchild = f"from cai.successor.child import die_with_parent; die_with_parent(); import os, time, pathlib; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    grandchild = (
+        "import os, pathlib, time; from cai.successor.child import die_with_parent; die_with_parent(); "
+        f"pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    )
     parent = subprocess.Popen(
         [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"]
     )
