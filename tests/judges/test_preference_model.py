@@ -1,21 +1,23 @@
 """The preference model in use: what it refuses to load, and scores that depend on the answer alone."""
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from cai.constitution import load_constitution
 from cai.engines.render import Renderer
 from cai.errors import InputError
 from cai.judges.base import Comparison
 from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
 from cai.types import Dialogue, Message
 
-WORDS = "the quick brown fox jumps over a lazy dog and thinks that it is good".split()
+PRINCIPLE = load_constitution("harmless").principles[0]
+WORDS = re.findall(r"\w+", "the quick brown fox jumps over a lazy dog and thinks that it is good")
 
 
 @pytest.fixture(autouse=True)
@@ -100,8 +102,8 @@ def test_a_long_dialogue_loses_its_beginning(judge: PreferenceModel) -> None:
 
 
 def comparison(number: int, a: str, b: str) -> Comparison:
-    made: dict[str, Any] = {"id": str(number), "prompt": (Message("user", "Well?"),), "response_a": a, "response_b": b}
-    return Comparison(**made)
+    prompt = (Message("user", "Well?"),)
+    return Comparison(id=str(number), prompt=prompt, response_a=a, response_b=b, principle=PRINCIPLE)
 
 
 def test_the_judge_gives_the_odds_of_the_scores_difference(judge: PreferenceModel) -> None:

@@ -1,11 +1,14 @@
 """Small parts for the tests of the trainers over fixed rows; run as a script, it is a training in its own process.
 
-python tests/train/rig.py KIND CONFIG.json [STEP]     the process dies right after this step's checkpoint
+    python tests/train/rig.py CONFIGS.json [STEP]
+
+The file maps kinds of training to their configs. The process dies right after this step's checkpoint.
 """
 
 import json
 import os
 import random
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +30,7 @@ KINDS: dict[str, tuple[type[EpochsConfig], Callable[[Any], None]]] = {
     "reward": (RewardConfig, run_reward),
     "dpo": (DPOConfig, run_dpo),
 }
-WORDS = "the quick brown fox jumps over a lazy dog and thinks that it is a good thing to do".split()
+WORDS = re.findall(r"\w+", "the quick brown fox jumps over a lazy dog and thinks that it is a good thing to do")
 
 
 def sentence(number: int, length: int) -> str:
@@ -87,6 +90,14 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def loaded_whole(loader: Any, folder: Path) -> Any:
+    """Return what plain transformers loads, after checking that no weight is missing and none is left over."""
+    model, info = loader.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    return model
+
+
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """Return the largest difference of two sets of weights."""
     assert one.keys() == other.keys()
@@ -110,7 +121,7 @@ def main() -> None:
 
     become_many()
     torch.set_num_threads(1)
-    kind, path, *step = sys.argv[1:]
+    path, *step = sys.argv[1:]
     Dies.step = int(step[0]) if step else 0
     before = hf.CountedTrainer.__init__
 
@@ -119,8 +130,9 @@ def main() -> None:
         self.add_callback(Dies())
 
     hf.CountedTrainer.__init__ = with_death  # type: ignore[method-assign]
-    config_class, run = KINDS[kind]
-    run(config_class.model_validate_json(Path(path).read_text()))
+    for kind, config in json.loads(Path(path).read_text()).items():
+        config_class, run = KINDS[kind]
+        run(config_class.model_validate(config))
 
 
 if __name__ == "__main__":

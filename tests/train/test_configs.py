@@ -64,5 +64,5 @@ def test_so_are_those_of_one_trainer(config: type[RewardConfig | DPOConfig], cha
 
 
 def test_a_config_survives_json() -> None:
-    config = DPOConfig(out=Path("out"), data=[Path("a.jsonl")], beta=0.2, lora={"r": 4})  # type: ignore[arg-type]
+    config = DPOConfig(out=Path("out"), data=[Path("a.jsonl")], beta=0.2, lora={"r": 4})
     assert DPOConfig.model_validate_json(config.model_dump_json()) == config

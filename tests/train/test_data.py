@@ -144,7 +144,7 @@ def test_what_the_template_refuses_is_named_by_line(tmp_path: Path) -> None:
 
 def test_forms_of_pairs_give_the_same_ids(tmp_path: Path, renderer: Renderer) -> None:
     given = rig.pair(3, chosen_prob=0.7)
-    whole = {
+    whole: dict[str, Any] = {
         "chosen": [*given["prompt"], {"role": "assistant", "content": given["chosen"]}],
         "rejected": [*given["prompt"], {"role": "assistant", "content": given["rejected"]}],
         "chosen_prob": 0.7,

@@ -1,5 +1,6 @@
 """What the trainers share: arguments, checkpoints, adapters, and the same weights from one process and from two."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, SchedulerType
+from transformers.trainer_utils import SaveStrategy
 
 from cai.errors import InputError
-from cai.train import hf
+from cai.train import hf, sft
 from cai.train.configs import SFTConfig
 from cai.train.hf import MARKER, Rows, newest_checkpoint, peak_memory_mb, training_arguments, with_adapter
 from tests.train import rig
@@ -64,10 +66,10 @@ def test_a_batch_that_does_not_divide_is_refused(
 
 def test_the_schedule_counts_optimizer_steps(tmp_path: Path) -> None:
     made = training_arguments(config(tmp_path, batch_size=10, warmup=0.25, schedule="cosine"), 200)
-    assert (made.warmup_steps, str(made.lr_scheduler_type.value)) == (5, "cosine")
+    assert (made.warmup_steps, SchedulerType(made.lr_scheduler_type).value) == (5, "cosine")
     plain = training_arguments(config(tmp_path, save_every=0), 200)
-    assert str(plain.lr_scheduler_type.value) == "constant_with_warmup"
-    assert (plain.report_to, str(plain.save_strategy.value)) == ([], "no")
+    assert SchedulerType(plain.lr_scheduler_type).value == "constant_with_warmup"
+    assert (plain.report_to, SaveStrategy(plain.save_strategy).value) == ([], "no")
     tracked = training_arguments(config(tmp_path, report_to=["tensorboard"], save_every=7), 200)
     assert (tracked.report_to, tracked.save_steps) == (["tensorboard"], 7)
 
@@ -105,42 +107,38 @@ def test_peak_memory_is_in_megabytes() -> None:
 def test_checkpoints_hold_their_marker_and_two_are_kept(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    removed: list[list[str]] = []
+    kept: list[list[str]] = []
+    finish = sft.finish
 
-    def looks(folder: Path, **_: Any) -> None:
-        removed.append(sorted(path.parent.name for path in folder.glob(f"*/{MARKER}")))
+    def looks(trainer: Any, tokenizer: Any, config: Any, result: Any) -> None:
+        kept.append(sorted(path.parent.name for path in (config.out / "checkpoints").glob(f"*/{MARKER}")))
+        finish(trainer, tokenizer, config, result)
 
-    monkeypatch.setattr(hf.shutil, "rmtree", looks)
-    settings = rig.settings("sft", tmp_path, tiny_model_dir, save_every=1)
-    monkeypatch.setattr(hf, "save_model", lambda *_: None)
-    rig.KINDS["sft"][1](settings)
-    assert removed == [["checkpoint-2", "checkpoint-3"]]
-
-
-def launch(kind: str, settings: Any, folder: Path) -> None:
-    path = folder / "config.json"
-    path.write_text(settings.model_dump_json())
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*launcher, rig.__file__, kind, str(path)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    monkeypatch.setattr(sft, "finish", looks)
+    rig.train("sft", rig.settings("sft", tmp_path, tiny_model_dir, save_every=1))
+    assert kept == [["checkpoint-2", "checkpoint-3"]]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", rig.KINDS)
-def test_two_processes_give_the_weights_of_one(tiny_model_dir: Path, tmp_path: Path, kind: str) -> None:
-    one, logged = rig.train(kind, rig.settings(kind, tmp_path / "one", tiny_model_dir, learning_rate=1e-4))
-    settings = rig.settings(kind, tmp_path / "two", tiny_model_dir, learning_rate=1e-4, micro_batch=1, save_every=2)
-    launch(kind, settings, tmp_path)
-    two = rig.weights(settings.out)
-    start = load_file(tiny_model_dir / "model.safetensors")
-    assert float((one["model.norm.weight"] - start["model.norm.weight"]).abs().max()) > 1e-4
-    assert rig.largest_difference(one, two) <= 1e-6
-    relogged = rig.metrics(settings.out)
-    assert [row["step"] for row in relogged] == [1, 2, 3]
-    for row, other in zip(logged, relogged, strict=True):
-        assert other == pytest.approx(row, abs=1e-4)
+def test_two_processes_give_the_weights_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"micro_batch": 1, "save_every": 2, "learning_rate": 1e-4}
+    settings = {kind: rig.settings(kind, tmp_path / kind, tiny_model_dir, **changes) for kind in rig.KINDS}
+    path = tmp_path / "configs.json"
+    path.write_text(json.dumps({kind: one.to_plain() for kind, one in settings.items()}))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    command = [*launcher, rig.__file__, str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    start = load_file(tiny_model_dir / "model.safetensors")["model.norm.weight"]
+    for kind in rig.KINDS:
+        alone = rig.settings(kind, tmp_path / "alone" / kind, tiny_model_dir, learning_rate=1e-4, micro_batch=4)
+        one, logged = rig.train(kind, alone)
+        assert float((one["model.norm.weight"] - start).abs().max()) > 1e-4
+        assert rig.largest_difference(one, rig.weights(settings[kind].out)) <= 1e-6
+        relogged = rig.metrics(settings[kind].out)
+        assert [row["step"] for row in relogged] == [1, 2, 3]
+        for row, other in zip(logged, relogged, strict=True):
+            assert other == pytest.approx(row, abs=1e-4), kind

@@ -70,13 +70,13 @@ def test_loss_and_gradient_are_those_of_trl(
         for sides in ([("chosen", pair.chosen), ("rejected", pair.rejected)] for pair in pairs)
     ]
     plain: dict[str, Any] = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
-    theirs = RewardTrainer(
+    theirs: Any = RewardTrainer(
         model=model,
         args=RewardConfig(output_dir=str(tmp_path), center_rewards_coefficient=centering or None, **plain),
         train_dataset=Dataset.from_list(rows),
         processing_class=renderer.tokenizer,
     )
-    train_set: Any = theirs.train_dataset
+    train_set = theirs.train_dataset
     gradients = []
     ours = object.__new__(reward.PreferenceModelTrainer)
     ours.centering = centering
@@ -122,7 +122,7 @@ def test_the_head_depends_on_the_seed_alone(tiny_model_dir: Path) -> None:
     other = load_with_head(str(tiny_model_dir), 4, 0).score.weight
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    assert 0.05 < float(one.std()) * one.shape[1] ** 0.5 < 2
+    assert 0.05 < float(one.detach().std()) * one.shape[1] ** 0.5 < 2
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -143,9 +143,7 @@ def test_a_saved_model_scores_as_it_did_in_training(
     batch = collate(found, renderer.pad_id)
     run_reward(config)
     folder = config.out / "model"
-    model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
+    model = rig.loaded_whole(AutoModelForSequenceClassification, folder)
     again = scores_at_end(model.eval(), batch["input_ids"], batch["attention_mask"]).detach()
     torch.testing.assert_close(again, trained["scores"], atol=1e-5, rtol=1e-5)
     start = load_with_head(str(tiny_model_dir), config.seed, renderer.pad_id).eval()

@@ -171,8 +171,8 @@ def test_a_stop_after_the_last_step_only_saves(
 def test_a_killed_process_goes_on_exactly(tiny_model_dir: Path, tmp_path: Path) -> None:
     whole, logged = rig.train("sft", rig.settings("sft", tmp_path / "whole", tiny_model_dir, save_every=1))
     config = rig.settings("sft", tmp_path / "cut", tiny_model_dir, save_every=1)
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    command = [sys.executable, rig.__file__, "sft", str(tmp_path / "config.json")]
+    (tmp_path / "configs.json").write_text(json.dumps({"sft": config.to_plain()}))
+    command = [sys.executable, rig.__file__, str(tmp_path / "configs.json")]
     assert subprocess.run([*command, "2"], check=False, capture_output=True).returncode == 9
     assert not (config.out / "model").exists()
     subprocess.run(command, check=True, capture_output=True)
@@ -275,13 +275,10 @@ def test_the_output_loads_with_plain_transformers(
     config = rig.settings("sft", tmp_path, tiny_model_dir, rows=4, lora=lora)
     rig.train("sft", config)
     folder = config.out / "model"
-    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert (
-        AutoTokenizer.from_pretrained(folder).chat_template
-        == AutoTokenizer.from_pretrained(tiny_model_dir).chat_template
-    )
+    model = rig.loaded_whole(AutoModelForCausalLM, folder)
+    templates = [AutoTokenizer.from_pretrained(place).chat_template for place in (folder, tiny_model_dir)]
+    assert templates[0] == templates[1]
+    assert templates[0]
     assert (folder / "generation_config.json").exists()
     assert not list(folder.glob("adapter*"))
     start = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
