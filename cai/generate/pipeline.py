@@ -280,7 +280,10 @@ class Pipeline:
             return Dropped(key=result.id, stage=step.name, prompt=prompt, reason=result.reason, text=result.message)
         completion = result.completions[0]
         cut_off = completion.finish_reason == "length"
-        text = to_last_sentence(completion.text.strip()) if cut_off else completion.text.strip()
+        text = completion.text.strip()
+        if cut_off:
+            trained_on = step.name == "revision" or (step.name == "draft" and question.chain.prompt.kind == "helpful")
+            text = to_last_sentence(text) or ("" if trained_on else text)
         before = question.chain.text if step.name == "revision" else ""
         reason = fault(Candidate(text=text, finish_reason=completion.finish_reason, before=before))
         if reason:

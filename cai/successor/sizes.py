@@ -12,12 +12,12 @@ Settings = dict[str, Any]
 
 SIZES: dict[Size, dict[str, Settings]] = {
     "smoke": {
-        "prompts": {"red_team": 8, "helpful": 4, "label": 8, "held_out": {"red_team": 6, "benign": 3, "helpful": 3}},
+        "prompts": {"red_team": 8, "helpful": 6, "label": 8, "held_out": {"red_team": 6, "benign": 3, "helpful": 3}},
         "generate": {
             "rounds": 1,
             "helpful_per_prompt": 1,
-            "sampling": {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 24},
-            "critique_tokens": 16,
+            "sampling": {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 40},
+            "critique_tokens": 24,
             "window": 4,
         },
         "sft": {"epochs": 1, "batch_size": 4, "learning_rate": 2e-5, "save_every": 2},

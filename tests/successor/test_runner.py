@@ -52,8 +52,9 @@ def test_a_run_makes_all_that_it_should(whole: Path) -> None:
     for stage in STAGES:
         assert (whole / "gen-1" / stage / "manifest.json").is_file()
     counts = json.loads((whole / "gen-1/generate/result.json").read_text())["counts"]
-    assert counts["drafts"] == 12
-    assert counts["revisions"] == counts["critiques"] > 0
+    assert counts["drafts"] >= 8
+    assert 0 < counts["revisions"] <= counts["critiques"] <= 8
+    assert counts["training_rows"] >= 4
     measures = json.loads((whole / "gen-1/evaluate/summary.json").read_text())["measures"]
     assert {name for name, measure in measures.items() if measure["trained_on"]} == {"direction", "preference_model"}
     assert (whole / "report.html").stat().st_size > 50_000
