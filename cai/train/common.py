@@ -44,6 +44,7 @@ def keep_trackers_local(config: TrainConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for name in ("WANDB_DIR", "TRACKIO_DIR", "TENSORBOARD_LOGGING_DIR"):
         os.environ.setdefault(name, str(folder))
+    os.environ.setdefault("WANDB_PROJECT", "cai")
     if not os.environ.get("WANDB_API_KEY") and not Path("~/.netrc").expanduser().exists():
         os.environ.setdefault("WANDB_MODE", "offline")
         os.environ.setdefault("WANDB_SILENT", "true")

@@ -183,6 +183,7 @@ def training_arguments(config: EpochsConfig, rows: int) -> TrainingArguments:
         disable_tqdm=True,
         report_to=list(config.report_to) or "none",
         run_name=config.out.name,
+        project="cai",
         seed=config.seed,
         data_seed=config.seed,
         ddp_find_unused_parameters=False,
