@@ -89,7 +89,7 @@ def test_settings_of_a_stage_win_over_those_of_the_size(tmp_path: Path) -> None:
     ]
     assert setting(plan, "rounds") == 3
     assert setting(plan, "sampling", "top_p") == 0.5
-    assert setting(plan, "sampling", "max_new_tokens") == 24, "the rest of the section is the size's"
+    assert setting(plan, "sampling", "max_new_tokens") == 40, "the rest of the section is the size's"
 
 
 def test_seed_trackers_and_processes_reach_the_stages(tmp_path: Path) -> None:
