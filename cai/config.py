@@ -6,9 +6,9 @@ checked before any work: an unknown one, a wrong type, a value out of range is a
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from cai.errors import InputError, Problem
 from cai.storage import digest
@@ -22,7 +22,17 @@ COMMAND_LINE = "command line"
 class Config(BaseModel):
     """The root of all configs: frozen, keyword-only, unknown keys refused. Each field's docstring says its unit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `epochs: true`, which Python would take for 1."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = get_args(annotation) or (annotation,)
+        if isinstance(value, bool) and bool not in kinds and {int, float} & set(kinds):
+            raise ValueError("true or false, where a number belongs; write the number")
+        return value
 
     def to_plain(self) -> dict[str, Any]:
         """Return the resolved config as plain JSON types: what a run folder keeps."""
@@ -48,10 +58,7 @@ def load_config(cls: type[C], path: Path | None, words: Sequence[str] = ()) -> C
     tree = load(path) if path else Tree(COMMAND_LINE, {}, {}, {})
     if not isinstance(tree.data, dict):
         raise InputError(Problem(tree.name, 1, 1, "not a mapping of settings", "write them as 'key: value'"))
-    said: dict[tuple[str, ...], str] = {}
-    for word in words:
-        keys = _lay_over(tree.data, word)
-        said[keys] = word
+    said = [(_lay_over(tree.data, word), word) for word in words]
     try:
         return cls.model_validate(tree.data)
     except ValidationError as error:
@@ -80,18 +87,32 @@ def _lay_over(data: dict[str, Any], word: str) -> tuple[str, ...]:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
             raise InputError(Problem(COMMAND_LINE, 0, 0, f"{word!r}: {key!r} is not a section", "shorten the key"))
-    section[keys[-1]] = load(text, name=word).data if text.strip() else ""
+    try:
+        section[keys[-1]] = load(text, name=word).data if text.strip() else ""
+    except InputError as error:
+        raise InputError([Problem(word, 0, 0, item.problem, item.fix) for item in error.problems]) from error
     return keys
 
 
 def _problems(
-    error: ValidationError, tree: "Tree", cls: type[Config], said: dict[tuple[str, ...], str]
+    error: ValidationError, tree: "Tree", cls: type[Config], said: Sequence[tuple[tuple[str, ...], str]]
 ) -> list[Problem]:
     from cai.strict_yaml import problems_of as placed
 
     problems = []
     for item, problem in zip(error.errors(), placed(error, tree, cls), strict=True):
-        location = tuple(str(part) for part in item["loc"])
-        word = next((text for keys, text in said.items() if location[: len(keys)] == keys), None)
+        word = _word_at(item["loc"], tree, said)
+        if word is None and tree.name == COMMAND_LINE:
+            word = COMMAND_LINE
         problems.append(Problem(word, 0, 0, problem.problem, problem.fix) if word else problem)
     return problems
+
+
+def _word_at(location: tuple[str | int, ...], tree: "Tree", said: Sequence[tuple[tuple[str, ...], str]]) -> str | None:
+    """Return the word that a complaint is about: the last that set the value, or made the section that it is in."""
+    names = tuple(str(part) for part in location)
+    for keys, word in reversed(said):
+        made = bool(names) and keys[: len(names)] == names and location not in tree.values
+        if made or names[: len(keys)] == keys:
+            return word
+    return None

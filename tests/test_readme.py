@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
+from cai.cli.main import app
 from cai.config import load_config
 from cai.constitution.parse import read_constitution
+from cai.errors import InputError
 from cai.strict_yaml import load
 from cai.successor.entries import ENTRIES
 
@@ -72,3 +76,27 @@ def test_a_command_names_what_there_is(command: str) -> None:
         for word in words:
             if word.startswith("--"):
                 assert word in shown.stdout
+
+
+def test_every_option_that_is_mentioned_is_one() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    known = {name for command in group.commands.values() for option in command.params for name in option.opts}
+    mentioned = set(re.findall(r"(?<=[\s`])--[a-z-]+", README))
+    assert {"--size", "--model", "--config"} <= mentioned
+    assert mentioned <= known | {"--config"}
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#]+)", README)
+    assert len(targets) >= 5
+    for target in targets:
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_mistake_is_told_as_it_is_shown() -> None:
+    text = blocks("yaml")[0].replace("text:", "txt:", 1)
+    with pytest.raises(InputError) as caught:
+        read_constitution(load(text, name="my.yaml"))
+    (shown,) = re.findall(r"^    (my\.yaml:.*)$", README, flags=re.MULTILINE)
+    assert shown in [str(problem) for problem in caught.value.problems]

@@ -1,6 +1,7 @@
 """`cai`: the command line. Each command says what it does, checks what it is given, and ends with a telling code."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ParamSpec, get_args
@@ -50,7 +51,9 @@ def demo(
         list[Path] | None,
         typer.Option(help="Red-team prompts in place of the packaged ones (JSONL, CSV, Parquet)."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same run, byte for byte, on one machine.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same run, byte for byte, on one machine.")
+    ] = 0,
     size: Annotated[
         str, typer.Option(help="smoke (under 3 minutes on two cores), demo (under 15), or full (hours).")
     ] = "demo",
@@ -88,8 +91,16 @@ def run_and_report(config: RunConfig) -> None:
     from cai.report import write_report
     from cai.successor.runner import run_successor
 
+    _check_folder(config.out)
     run = run_successor(config)
     print_summary(run, write_report(run))
+
+
+def _check_folder(out: Path) -> None:
+    """Raise InputError when a file stands where a run's folder, or one around it, should be."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
+    if not there.is_dir():
+        raise InputError(Problem(str(out), 0, 0, f"{there} is a file, not a folder", "name another folder as --out"))
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:

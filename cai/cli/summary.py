@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 MADE = (
@@ -17,21 +18,36 @@ MADE = (
 )
 """Counts to show: the stage, the count's name in its result.json, and how a person calls it."""
 
+NEXT = (
+    "read the answers side by side in the report; then --size full, your own --constitution and --prompts, "
+    "or recipes/successor.py for every setting"
+)
+
 
 def print_summary(run: Path, report: Path, *, console: Console | None = None) -> None:
     """Print the counts, the comparison with the parent with 95 % intervals, and where the report is."""
     console = console or Console()
-    generation = max(run.glob("gen-*"), key=lambda folder: int(folder.name.removeprefix("gen-")))
-    made = ", ".join(f"{count} {name}" for name, count in _counts(generation))
-    console.print(f"\n[bold]Made[/bold]  {made}")
+    config = _read(run / "run.json").get("config", {})  # not what stands in the folder: that may be of an earlier run
+    generation = run / f"gen-{config.get('generations', 1)}"
+    console.print()
+    console.print(_entry("Made", ", ".join(f"{count} {name}" for name, count in _counts(generation))))
+    console.print()
     summary = _read(generation / "evaluate" / "summary.json")
     console.print(_comparison(summary))
     console.print(_changes(summary))
-    rl = "ppo" if (generation / "ppo").exists() else "dpo"
-    console.print(f"[bold]Report[/bold]     {report}", soft_wrap=True)
-    console.print(f"[bold]Successor[/bold]  {generation / rl / 'model'}", soft_wrap=True)
-    console.print("[bold]Next[/bold]       read the answers side by side in the report; then --size full, your own")
-    console.print("           --constitution and --prompts, or recipes/successor.py for every setting")
+    # A path goes past the window's edge rather than onto a second line, so that it can be copied whole.
+    for name, path in (("Report", report), ("Successor", generation / config.get("rl", "ppo") / "model")):
+        console.print(f"[bold]{name:9}[/bold]  {escape(str(path))}", soft_wrap=True)
+    console.print(_entry("Next", NEXT))
+
+
+def _entry(name: str, said: str) -> Table:
+    """Return a name and, beside it, a text that wraps between words."""
+    entry = Table.grid(padding=(0, 2))
+    entry.add_column(width=9, style="bold")
+    entry.add_column()
+    entry.add_row(name, said)
+    return entry
 
 
 def _counts(generation: Path) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ ENGINES = {
 class EngineConfig(BaseModel):
     """Which engine answers, with which model, and how much it does at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     kind: str = "transformers"
     """Which engine: a key of `ENGINES`."""
@@ -42,7 +42,7 @@ class EngineConfig(BaseModel):
 class SamplingConfig(BaseModel):
     """How texts are drawn: the paper's temperature 1 unless a run says otherwise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     temperature: float = Field(default=1.0, ge=0.0)
     """0 is greedy."""

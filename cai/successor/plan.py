@@ -33,7 +33,7 @@ class RunConfig(Config):
     """A file, or the name of a shipped constitution."""
     prompts: list[Path] = Field(default_factory=list)
     """Files of red-team prompts in place of the packaged ones."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     size: Size = "demo"
     rl: Literal["ppo", "dpo"] = "ppo"
     """How the successor learns from preferences."""

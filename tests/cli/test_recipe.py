@@ -38,6 +38,26 @@ def test_a_wrong_setting_ends_with_2(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err.strip() == "raet=1: unknown key 'raet'; did you mean 'rate'?"
 
 
+def test_a_wrong_key_in_the_file_is_named_by_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("out: here\nraet: 2\n")
+    assert start(monkeypatch, "--config", str(path)) == (2, [])
+    assert capsys.readouterr().err == f"{path}:2:1: unknown key 'raet'; did you mean 'rate'?\n"
+
+
+def test_a_file_that_is_not_there_ends_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(monkeypatch, "--config", "nowhere.yaml", "out=x") == (2, [])
+    assert capsys.readouterr().err.startswith("nowhere.yaml: can't be read")
+
+
+def test_an_option_that_is_none_ends_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start(monkeypatch, "out=x", "--rate", "3") == (2, [])
+
+
 def test_help_lists_the_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(monkeypatch, "--help") == (0, [])
     shown = capsys.readouterr().out
