@@ -8,6 +8,7 @@ __all__ = [
     "Constitution",
     "FewShot",
     "Principle",
+    "Probe",
     "Wordings",
     "draw",
     "draw_balanced",

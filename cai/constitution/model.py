@@ -1,7 +1,8 @@
 """A constitution and its principles. One principle drives critique, revision, comparison and audit."""
 
+import re
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -61,6 +62,17 @@ class Wordings(Part):
     contrast: Template = DERIVED["contrast"]
 
 
+class Probe(Part):
+    """A prompt that tests a principle, and one that looks alike and deserves a full answer."""
+
+    prompt: Text
+    twin: Note = ""
+
+
+_LISTS = ("tags", "few_shots", "probes", "path")
+_PROHIBITION = re.compile(r"(?:never|do not|don't|avoid|no)\b", re.IGNORECASE)
+
+
 class Principle(Part):
     """One thing that answers are held to, and the wordings in which each stage asks about it.
 
@@ -85,6 +97,20 @@ class Principle(Part):
     weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
     """How often it is drawn, and how much it counts in an average, relative to the others."""
     tags: tuple[Slug, ...] = ()
+    priority: Literal["hard"] | Annotated[int, Field(ge=1, le=99)] = 1
+    """``hard`` is a constraint that nothing outweighs; else a tier, of which 1 comes first."""
+    framing: Literal["do", "avoid"] = "do"
+    """Whether the text says what to do or what to avoid; read off its first word when it is not given."""
+    few_shots: tuple["FewShot", ...] = ()
+    """Examples of this principle alone."""
+    probes: tuple["Probe", ...] = ()
+    """Prompts that test it."""
+    checker: Note = ""
+    """A rule that a program can decide, by name: ``max_words:120``."""
+    gate_margin: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
+    """How far below its parent a successor may fall on this principle's probes, as a share of them."""
+    path: tuple[Text, ...] = ()
+    """The headings it stands under in a document of prose, the outermost first."""
     source: Note = ""
     """Where it comes from, if from somewhere else."""
 
@@ -98,10 +124,11 @@ class Principle(Part):
             filled.setdefault("title", given["id"].replace("-", " ").replace("_", " ").capitalize())
         if isinstance(given.get("text"), str):
             filled = _worded(filled, DERIVED)
-        if isinstance(given.get("tags"), list):
-            filled["tags"] = tuple(given["tags"])
-        if isinstance(given.get("weight"), int) and not isinstance(given["weight"], bool):
-            filled["weight"] = float(given["weight"])
+            filled.setdefault("framing", "avoid" if _PROHIBITION.match(given["text"].strip()) else "do")
+        filled.update({name: tuple(given[name]) for name in _LISTS if isinstance(given.get(name), list)})
+        for name in ("weight", "gate_margin"):
+            if isinstance(given.get(name), int) and not isinstance(given[name], bool):
+                filled[name] = float(given[name])
         return filled
 
 
@@ -165,7 +192,12 @@ class Constitution(Part):
         What is empty is left out, so a field that a later version adds changes no digest. `wordings` are left out too:
         what they make is in the principles.
         """
-        return digest(_without_empty(self.model_dump(mode="json", exclude={"wordings"})))
+        content = self.model_dump(mode="json", exclude={"wordings"})
+        for principle in content["principles"]:
+            for name, usual in (("priority", 1), ("gate_margin", 0.0), ("framing", "do")):
+                if principle[name] == usual:
+                    del principle[name]
+        return digest(_without_empty(content))
 
     def __getitem__(self, principle_id: str) -> Principle:
         """Return a principle by its id; raises KeyError."""

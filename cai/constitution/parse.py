@@ -7,7 +7,7 @@ from cai.errors import InputError, Problem
 from cai.strict_yaml import Tree, load, suggestion, validate
 
 _PACKAGE = Path(__file__).parent.parent
-SUFFIXES = (".yaml", ".yml")
+SUFFIXES = (".yaml", ".yml", ".md")
 
 
 def shipped() -> dict[str, Path]:
@@ -22,13 +22,18 @@ def shipped() -> dict[str, Path]:
 
 
 def load_constitution(source: str | Path) -> Constitution:
-    """Read a constitution from a YAML file, or by the name of a shipped one (``harmless``).
+    """Read a constitution from a YAML or Markdown file, or by the name of a shipped one (``harmless``).
 
     A bare name of a shipped one always means that one: write ``./harmless`` for a file of your own.
 
     Raises InputError that names every problem with its line and column.
     """
-    return read_constitution(load(_path_of(source)))
+    path = _path_of(source)
+    if path.suffix.lower() == ".md":
+        from cai.constitution.markdown import load_markdown
+
+        return load_markdown(path)
+    return read_constitution(load(path))
 
 
 def read_constitution(tree: Tree) -> Constitution:
@@ -68,5 +73,5 @@ def _path_of(source: str | Path) -> Path:
             fix += f" (shipped are {', '.join(known)})"
         raise InputError(Problem(str(source), 0, 0, problem, fix))
     if is_file and path.suffix.lower() not in SUFFIXES:
-        raise InputError(Problem(str(source), 0, 0, "not a YAML file", "name a file that ends in .yaml"))
+        raise InputError(Problem(str(source), 0, 0, "not a YAML file", "name a file that ends in .yaml or .md"))
     return path

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -276,7 +277,7 @@ def mutated(text: str, mutation: tuple[str, int, int | str]) -> str:
     return text[:at]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(MUTATION, min_size=1, max_size=4))
 def test_a_mutated_file_is_read_or_refused(mutations: list[tuple[str, int, int | str]]) -> None:
     text = TEXT
@@ -322,6 +323,36 @@ def test_a_shipped_constitution_says_everything_itself(name: str) -> None:
         )
     titles = [principle.title for principle in constitution.principles]
     assert len(set(titles)) == len(titles)
+
+
+NAMES_AN_OPTION = re.compile(
+    r"\([AB12]\)|\b(?:options?|answers?|responses?) (?:[A-D]|\d)\b|\b(?:first|second|last)\b", re.I
+)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_comparison_hints_at_neither_answer(name: str) -> None:
+    for principle in load_constitution(name).principles:
+        assert not NAMES_AN_OPTION.search(principle.comparison), principle.id
+        assert "answers" in principle.comparison, "both answers are meant"
+
+
+@pytest.mark.parametrize(
+    "hint", ["Is (A) better?", "Is answer B kinder?", "Is the first one kinder?", "Take option 2."]
+)
+def test_a_hint_would_be_seen(hint: str) -> None:
+    assert NAMES_AN_OPTION.search(hint)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_shipped_few_shot_shows_a_change(name: str) -> None:
+    examples = load_constitution(name).few_shots
+    assert examples
+    for example in examples:
+        assert example.revision != example.response
+        assert example.critique not in (example.response, example.revision)
+        assert "{" not in "".join(example.model_dump().values())
+    assert len({example.prompt for example in examples}) == len(examples)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -33,6 +33,9 @@ ODD = [
 def test_values_arrive_as_they_are(value: str) -> None:
     assert fill("<{a}|{b}|{a}>", a=value, b="B") == f"<{value}|B|{value}>"
     assert transcript([Message("user", value)]) == f"Human: {value}"
+    dialogue = [Message("user", value), Message("assistant", value)]
+    quoted = fill("{dialogue}\n\n{principle}", dialogue=transcript(dialogue), principle=value)
+    assert quoted == f"Human: {value}\n\nAssistant: {value}\n\n{value}"
 
 
 @given(st.text(), st.text(), st.text(alphabet=string.ascii_letters + " {}%$\n"))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from cai.constitution import Constitution, draw, draw_balanced, draw_distinct, load_constitution
+from cai.constitution import Constitution, Principle, draw, draw_balanced, draw_distinct, load_constitution
 from cai.storage import seed_from
 
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5, "d": 4.0, "e": 1.0}
@@ -64,6 +65,14 @@ def test_draws_by_tag() -> None:
     assert p_value(counts, {"b": 2.0, "c": 0.5}) > LEAST_P
     with pytest.raises(ValueError, match="no principle of weighted has a tag among z"):
         draw(CONSTITUTION, 1, tags=("z",))
+
+
+@pytest.mark.parametrize("several", [draw_balanced, draw_distinct])
+def test_several_draws_by_tag(several: Callable[..., list[Principle]]) -> None:
+    assert {principle.id for principle in several(CONSTITUTION, 1, 2, tags=("y",))} == {"b", "c"}
+    assert {principle.id for principle in several(CONSTITUTION, 1, 3, tags=("x", "y"))} == {"a", "b", "c"}
+    with pytest.raises(ValueError, match="has a tag among z"):
+        several(CONSTITUTION, 1, 2, tags=("z",))
 
 
 def test_the_first_of_distinct_draws_follows_the_weights() -> None:
