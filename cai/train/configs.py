@@ -30,7 +30,7 @@ class TrainConfig(Config):
     """Where training starts: a folder, a Hugging Face id, or ``embedded`` for the model that comes with cai."""
     out: Path
     """The folder that gets the trained model, its metrics and its checkpoints."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     learning_rate: float = Field(1e-5, gt=0.0, lt=1.0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.0, ge=0.0)
@@ -75,6 +75,8 @@ class RewardConfig(EpochsConfig):
 
     eval_fraction: float = Field(0.1, ge=0.0, lt=1.0)
     """Share of the prompts held out to measure accuracy; 0 trains on all."""
+    eval_data: list[Path] = Field(default_factory=list)
+    """Files of pairs to measure accuracy on, in place of `eval_fraction`; their prompts are not trained on."""
     centering: float = Field(0.0, ge=0.0)
     """Pulls the scores of a pair towards a sum of 0 (Eisenstein et al. 2023, arXiv 2312.09244)."""
 

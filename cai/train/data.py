@@ -15,7 +15,9 @@ from torch import Tensor
 
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
+from cai.records.export import preference_rows
 from cai.records.loaders import dialogue_of, read_rows
+from cai.records.schema import Dropped, Preference
 from cai.storage import digest
 from cai.types import Dialogue
 
@@ -80,14 +82,20 @@ def load_chats(paths: Sequence[Path], renderer: Renderer, *, max_length: int) ->
 def load_pairs(paths: Sequence[Path], renderer: Renderer, *, max_length: int) -> tuple[list[Pair], Counter[str]]:
     """Return the pairs of files of `prompt`, `chosen`, `rejected` (and `chosen_prob`), and the drops by reason.
 
-    Without `prompt`, `chosen` and `rejected` are whole dialogues (hh-rlhf's form) that share their beginning. Raises
-    InputError naming every row that is neither, or when nothing is left.
+    Without `prompt`, `chosen` and `rejected` are whole dialogues (hh-rlhf's form) that share their beginning. A journal
+    of preferences gives the rows that its export has. Raises InputError naming every row that is none of these, or when
+    nothing is left.
     """
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
     problems: list[Problem] = []
     for path, line, row in _rows(paths, problems):
         try:
+            exported = _exported(row)
+            if isinstance(exported, str):
+                dropped[exported] += 1
+                continue
+            row = exported
             prompt, chosen, rejected, target = _pair_of(row)
             found = _examples(prompt, [chosen, rejected], renderer, max_length, f"{path}:{line}")
         except (ValueError, InputError) as error:
@@ -97,6 +105,8 @@ def load_pairs(paths: Sequence[Path], renderer: Renderer, *, max_length: int) ->
             dropped["chosen equals rejected"] += 1
         elif isinstance(found, str):
             dropped[found] += 1
+        elif found[0].answer == found[1].answer:  # unequal in what the renderer takes off
+            dropped["chosen equals rejected"] += 1
         else:
             key = digest([[message.role, message.content] for message in prompt])
             pairs.append(Pair(found[0], found[1], target, str(row.get("kind") or path.name), key))
@@ -137,6 +147,22 @@ def _chat_of(row: dict[str, Any]) -> Dialogue:
     if dialogue[-1].role != "assistant":
         raise ValueError("the dialogue does not end with the assistant; add the answer to learn")
     return dialogue
+
+
+def _exported(row: dict[str, Any]) -> dict[str, Any] | str:
+    """Return a record of a journal in the columns of its export, or why it gives no row; other rows as they are."""
+    if not row.keys() >= {"type", "schema", "id"}:
+        return row
+    if row["type"] == Dropped.kind_name:
+        return f"not labelled: {row.get('reason')}"
+    if row["type"] != Preference.kind_name:
+        raise ValueError(f"a record of the type {row['type']!r}; give the file that holds the preferences")
+    try:
+        rows = preference_rows([Preference.from_json(row)])
+    except ValueError as error:
+        said = " ".join(str(error).replace(";", ",").split()[:40])
+        raise ValueError(f"a damaged preference record ({said}); make the file again") from error
+    return rows[0] if rows else "a tie"
 
 
 def _pair_of(row: dict[str, Any]) -> tuple[Dialogue, str, str, float]:

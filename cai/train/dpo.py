@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,6 +19,7 @@ from cai.losses.hinge import hinge
 from cai.losses.ipo import ipo
 from cai.losses.robust_dpo import robust_dpo
 from cai.losses.simpo import simpo
+from cai.processes import rank, world
 from cai.train.common import wants_bf16
 from cai.train.configs import DPOConfig
 from cai.train.data import Pair, load_pairs, percentiles, training_order
@@ -97,14 +99,32 @@ class DPOTrainer(CountedTrainer):
             "targets": batch["targets"],
         }
         loss_B = LOSSES[self.settings.loss](sums, self.settings)
-        won = implicit_rewards(chosen_B.detach(), batch["reference_chosen"], beta=self.settings.beta)
-        lost = implicit_rewards(rejected_B.detach(), batch["reference_rejected"], beta=self.settings.beta)
-        return loss_B.sum(), {
-            "accuracy": agreement(won - lost, batch["targets"]).sum(),
-            "margin": (won - lost).sum(),
-            "reward_chosen": won.sum(),
-            "reward_rejected": lost.sum(),
-        }
+        return loss_B.sum(), readings({name: value.detach() for name, value in sums.items()}, self.settings)
+
+
+def readings(sums: Sums, config: DPOConfig) -> dict[str, Tensor]:
+    """Return what to report of a batch, summed over its pairs.
+
+    `kl` is log reference - log policy, averaged over a pair's answers: an unbiased estimate, in nats per answer, of
+    KL(reference || policy) where the reference wrote the answers, and so may be negative. SimPO has no reference: its
+    rewards are per token, as its loss has them, and it has no `kl`.
+    """
+    if config.loss == "simpo":
+        won, lost = (config.beta * sums[f"policy_{side}"] / sums[f"{side}_length"] for side in ("chosen", "rejected"))
+        kl = {}
+    else:
+        won, lost = (
+            implicit_rewards(sums[f"policy_{side}"], sums[f"reference_{side}"], beta=config.beta)
+            for side in ("chosen", "rejected")
+        )
+        kl = {"kl": -(won + lost).sum() / (2 * config.beta)}
+    return {
+        "accuracy": agreement(won - lost, sums["targets"]).sum(),
+        "margin": (won - lost).sum(),
+        "reward_chosen": won.sum(),
+        "reward_rejected": lost.sum(),
+        **kl,
+    }
 
 
 def answer_sums(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -158,19 +178,19 @@ def _reference(config: DPOConfig, start: Any, pairs: Sequence[Pair], pad_id: int
 
 @torch.no_grad()
 def reference_sums(model: Any, pairs: Sequence[Pair], pad_id: int, *, size: int = 8) -> dict[str, tuple[float, float]]:
-    """Return, by name, the log-probabilities of each pair's answers, in batches of like length."""
-    found: dict[str, tuple[float, float]] = {}
+    """Return, by name, the log-probabilities of each pair's answers; the processes share batches of like length."""
+    found: list[tuple[str, tuple[float, float]]] = []
     device = next(model.parameters()).device
     ranked = sorted(pairs, key=len)
-    for start in range(0, len(ranked), size):
+    for start in range(rank() * size, len(ranked), world() * size):
         batch = ranked[start : start + size]
         tensors = {
             name: value.to(device) for name, value in collate(batch, pad_id).items() if isinstance(value, Tensor)
         }
         chosen, rejected = answer_sums(model, tensors).chunk(2)
         for pair, c, r in zip(batch, chosen.tolist(), rejected.tolist(), strict=True):
-            found[pair.chosen.name] = (c, r)
-    return found
+            found.append((pair.chosen.name, (c, r)))
+    return dict(gather_object(found) if world() > 1 else found)
 
 
 def collate_with(rows: Sequence[Pair], pad_id: int, known: Mapping[str, tuple[float, float]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -60,7 +61,11 @@ class CountedTrainer(Trainer):
         # compute_loss divides by the global count itself, so Trainer must not divide by the accumulation steps again.
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, float] = {}
+        self._names: list[str] = []
+        self._not_finite: list[str] = []
+        self.tokens = 0
         self.remove_callback(PrinterCallback)
+        self.add_callback(_RefusesNonFinite(self))
 
     def units(self, batch: Mapping[str, Any]) -> int:
         """Return how many units (tokens, pairs) the loss of a batch sums over."""
@@ -73,6 +78,8 @@ class CountedTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Return the batches of one optimizer step, and the count of units in them over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._names = [name for sample in samples for name in sample["names"]]
+        self.tokens += sum(int(sample["attention_mask"].sum()) for sample in samples)
         count = torch.tensor(float(sum(self.units(sample) for sample in samples)), device=device)
         return samples, self.accelerator.reduce(count, reduction="sum")
 
@@ -82,14 +89,29 @@ class CountedTrainer(Trainer):
         """Return this process's share of the mean loss over all units of the step."""
         total, sums = self.loss_sum(model, inputs)
         if not torch.isfinite(total):
-            rows = ", ".join(inputs["names"])
-            raise TrainingError(
-                f"the loss is not finite at step {self.state.global_step + 1}; rows {rows}; no weight was changed"
-            )
+            self._not_finite += inputs["names"]
         for name, value in {"loss": total, "units": torch.tensor(float(self.units(inputs))), **sums}.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
         # Processes average their gradients; the count is over all of them.
         return total * (self.accelerator.num_processes / num_items_in_batch)
+
+    def check_step(self) -> None:
+        """Raise TrainingError, in every process alike, when a loss or a gradient of this step is not finite.
+
+        Called before the optimizer moves a weight. A process that left alone would let the others wait for it.
+        """
+        model: Any = self.model
+        sums = [weight.grad.sum().float() for weight in model.parameters() if weight.grad is not None]
+        broken = bool(sums) and not bool(torch.isfinite(torch.stack(sums)).all())
+        found = torch.tensor([float(bool(self._not_finite)), float(broken)], device=self.args.device)
+        losses, gradients = self.accelerator.reduce(found, reduction="sum").tolist()
+        if not losses and not gradients:
+            return
+        rows = ", ".join(gather_object(self._not_finite if losses else self._names))
+        what = "loss" if losses else "gradient"
+        raise TrainingError(
+            f"the {what} is not finite at step {self.state.global_step + 1}; rows {rows}; no weight was changed"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the means over all units since the last log in the place of Trainer's running loss."""
@@ -101,6 +123,19 @@ class CountedTrainer(Trainer):
             logs = {**logs, **{name: value / count for name, value in totals.items()}}
             self._sums = {}
         super().log(logs, start_time)
+
+
+class _RefusesNonFinite(TrainerCallback):
+    """Stops before the optimizer's step when the step is not finite."""
+
+    def __init__(self, trainer: CountedTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Look at the gradients, after all of them are summed and before they are used."""
+        self._trainer.check_step()
 
 
 class _Watch(TrainerCallback):
@@ -121,7 +156,7 @@ class _Watch(TrainerCallback):
         """Keep one line per logged step."""
         if not logs or "loss" not in logs:
             return
-        if not math.isfinite(float(logs.get("grad_norm", 0.0))):
+        if not math.isfinite(float(logs.get("grad_norm", 0.0))):  # finite each, too large to be summed
             raise TrainingError(f"the gradient is not finite at step {state.global_step}; the last checkpoint is good")
         self._log.log(state.global_step, {name: float(value) for name, value in logs.items() if name != "epoch"})
         self._bar.advance(1, note=f"loss {logs['loss']:.3f}")
@@ -214,7 +249,16 @@ def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[st
                 "set save_every=0, and give the same command again"
             ) from error
         raise
-    return {"steps": trainer.state.global_step, "resumed_at": done, "seconds": round(time.monotonic() - start, 1)}
+    seconds = time.monotonic() - start
+    tokens = trainer.accelerator.reduce(torch.tensor(float(trainer.tokens), device=args.device), reduction="sum")
+    logged = [row for row in trainer.state.log_history if "loss" in row]
+    return {
+        "steps": trainer.state.global_step,
+        "resumed_at": done,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(float(tokens) / seconds),
+        "last": {name: value for name, value in logged[-1].items() if name not in ("epoch", "step")} if logged else {},
+    }
 
 
 def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result: dict[str, Any]) -> None:

@@ -4,16 +4,17 @@ Bradley-Terry with a probability per pair (Bai et al. 2022, section 4.1: soft la
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
+from cai.errors import InputError, Problem
 from cai.judges.preference_model import score_batch, scores_at_end
 from cai.losses.preference import bradley_terry
 from cai.train.configs import RewardConfig
@@ -51,8 +52,7 @@ def run_reward(config: RewardConfig) -> None:
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
-    pairs, dropped = load_pairs(config.data, renderer, max_length=config.max_length)
-    train, held_out = split_by_prompt(pairs, share=config.eval_fraction)
+    train, held_out, dropped = load_split(config, renderer)
     lengths = [len(pair) for pair in train]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
@@ -68,6 +68,24 @@ def run_reward(config: RewardConfig) -> None:
     about = {"rows": len(train), "dropped": dict(dropped), "lengths": percentiles(lengths)}
     held = evaluate(trainer.accelerator.unwrap_model(trainer.model), held_out, renderer.pad_id)
     finish(trainer, tokenizer, config, {**result, **about, "held_out": held})
+
+
+def load_split(config: RewardConfig, renderer: Renderer) -> tuple[list[Pair], list[Pair], Counter[str]]:
+    """Return pairs to train on, pairs held out, and the drops by reason; no prompt is on both sides.
+
+    Raises InputError for bad rows, or when every prompt to train on is held out.
+    """
+    pairs, dropped = load_pairs(config.data, renderer, max_length=config.max_length)
+    if not config.eval_data:
+        return *split_by_prompt(pairs, share=config.eval_fraction), dropped
+    held_out, _ = load_pairs(config.eval_data, renderer, max_length=config.max_length)
+    held = {pair.key for pair in held_out}
+    train = [pair for pair in pairs if pair.key not in held]
+    if not train:
+        raise InputError(Problem("eval_data", 0, 0, "it has every prompt of 'data'", "hold out other prompts"))
+    if len(train) < len(pairs):
+        dropped["the prompt is held out"] += len(pairs) - len(train)
+    return train, held_out, dropped
 
 
 def load_with_head(path: str, seed: int, pad_id: int) -> Any:
@@ -113,16 +131,19 @@ def split_by_prompt(pairs: Sequence[Pair], *, share: float) -> tuple[list[Pair],
 
 
 @torch.no_grad()
-def evaluate(model: Any, pairs: Sequence[Pair], pad_id: int) -> dict[str, float]:
+def evaluate(model: Any, pairs: Sequence[Pair], pad_id: int, *, size: int = 8) -> dict[str, float]:
     """Return how well a preference model agrees with pairs: their number, accuracy and loss."""
     if not pairs:
         return {"pairs": 0}
     model.eval()
     right, loss = 0.0, 0.0
-    for pair in pairs:
-        rows = [[*answer.prompt, *answer.answer] for answer in (pair.chosen, pair.rejected)]
-        chosen, rejected = score_batch(model, rows, pad_id)
-        margin = chosen - rejected
-        right += float(margin > 0) if pair.target >= 0.5 else float(margin < 0)
-        loss -= float(pair.target * logsigmoid(margin) + (1 - pair.target) * logsigmoid(-margin))
+    ranked = sorted(pairs, key=len)
+    for start in range(0, len(ranked), size):
+        batch = ranked[start : start + size]
+        answers = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
+        scores = score_batch(model, [[*answer.prompt, *answer.answer] for answer in answers], pad_id)
+        chosen_B, rejected_B = scores.chunk(2)
+        target_B = torch.tensor([pair.target for pair in batch], device=scores.device)
+        right += float(agreement(chosen_B - rejected_B, target_B).sum())
+        loss += float(bradley_terry(chosen_B, rejected_B, target_B=target_B).sum())
     return {"pairs": len(pairs), "accuracy": right / len(pairs), "loss": loss / len(pairs)}

@@ -10,7 +10,10 @@ from transformers import AutoTokenizer
 
 from cai.engines.render import Renderer
 from cai.errors import InputError
+from cai.records.export import preference_rows
+from cai.records.schema import Dropped
 from cai.train.data import IGNORED, Example, load_chats, load_pairs, padded, percentiles, training_order
+from tests.records import samples
 from tests.train import rig
 
 
@@ -197,3 +200,41 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
 def test_percentiles() -> None:
     assert percentiles(range(1, 101)) == {"median": 51, "p95": 96, "max": 100}
     assert percentiles([7]) == {"median": 7, "p95": 7, "max": 7}
+
+
+def journal(path: Path, *rows: dict[str, Any]) -> Path:
+    return rig.write(path, list(rows))
+
+
+def test_a_journal_of_preferences_gives_what_its_export_gives(tmp_path: Path, renderer: Renderer) -> None:
+    records = [samples.preference(prob) for prob in (0.75, 0.1, 0.5)]
+    unused = Dropped(key="d", stage="label", prompt="p", reason="both abstained")
+    path = journal(tmp_path / "preferences.jsonl", *(record.to_json() for record in (*records, unused)))
+    pairs, dropped = load_pairs([path], renderer, max_length=512)
+    assert dropped == {"a tie": 1, "not labelled: both abstained": 1}
+    assert [pair.target for pair in pairs] == [0.75, 0.9]
+    exported, _ = load_pairs([rig.write(tmp_path / "pairs.jsonl", preference_rows(records))], renderer, max_length=512)
+    for pair, other in zip(pairs, exported, strict=True):
+        assert (pair.chosen.prompt, pair.chosen.answer) == (other.chosen.prompt, other.chosen.answer)
+        assert (pair.rejected.answer, pair.target) == (other.rejected.answer, other.target)
+        assert (pair.key, pair.source) == (other.key, other.source)
+    assert renderer.tokenizer.decode(pairs[1].chosen.answer).startswith("I won't say")
+
+
+def test_other_and_damaged_records_are_named_by_line(tmp_path: Path, renderer: Renderer) -> None:
+    good = samples.preference(0.75).to_json()
+    draft = samples.draft(0).to_json()
+    path = journal(tmp_path / "mixed.jsonl", good, draft, {**good, "prob_a": 0.8}, {**good, "prob_a": 2.0})
+    with pytest.raises(InputError) as raised:
+        load_pairs([path], renderer, max_length=512)
+    assert [(problem.line, problem.problem[:20]) for problem in raised.value.problems] == [
+        (2, "a record of the type"),
+        (3, "a damaged preference"),
+        (4, "a damaged preference"),
+    ]
+
+
+def test_answers_of_the_same_ids_are_equal(tmp_path: Path, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renderer, "answer_ids", lambda text, end_of_turn=True: [len(text.strip()), 1])
+    path = rig.write(tmp_path / "rows.jsonl", [rig.pair(0), {**rig.pair(1), "chosen": "Yes.", "rejected": "Yes. "}])
+    assert load_pairs([path], renderer, max_length=512)[1] == {"chosen equals rejected": 1}

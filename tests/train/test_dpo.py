@@ -155,3 +155,68 @@ def test_the_result_says_what_was_done(tiny_model_dir: Path, tmp_path: Path) -> 
     rig.train("dpo", config)
     result = json.loads((config.out / "result.json").read_text())
     assert (result["rows"], result["steps"], result["dropped"]) == (5, 1, {"chosen equals rejected": 1})
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge"])
+def test_loss_and_gradient_are_those_of_trl(tiny_model_dir: Path, tmp_path: Path, loss: str) -> None:
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    from tests.engines import tiny
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    renderer = Renderer(tokenizer)
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, rows=6, loss=loss, beta=0.3)
+    pairs, _ = load_pairs(config.data, renderer, max_length=512)
+    plain: dict[str, Any] = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
+    theirs = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model_dir),
+        ref_model=tiny.llama(initializer_range=0.3),
+        args=DPOConfig(output_dir=str(tmp_path), loss_type=[loss], beta=0.3, **plain),
+        train_dataset=Dataset.from_list([{"prompt": "x", "chosen": " y", "rejected": " z"}]),
+        processing_class=tokenizer,
+    )
+    rows = [
+        {
+            "prompt_ids": list(p.chosen.prompt),
+            "chosen_ids": list(p.chosen.answer),
+            "rejected_ids": list(p.rejected.answer),
+        }
+        for p in pairs
+    ]
+    untyped: Any = theirs  # its methods have no types
+    their_model = untyped.model
+    their_loss = untyped.compute_loss(their_model, theirs.data_collator(rows))
+    torch.autograd.backward(their_loss)
+    ours = object.__new__(dpo.DPOTrainer)
+    ours.settings = config
+    monkey: Any = ours
+    monkey.accelerator = theirs.accelerator
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    known = reference_sums(tiny.llama(initializer_range=0.3), pairs, renderer.pad_id)
+    total, readings = ours.loss_sum(model, collate_with(pairs, renderer.pad_id, known))
+    torch.autograd.backward(total / len(pairs))
+    torch.testing.assert_close(total.detach() / len(pairs), their_loss.detach(), atol=1e-5, rtol=1e-5)
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    wanted = {name: weight.grad for name, weight in their_model.named_parameters() if weight.grad is not None}
+    assert max(float(gradient.abs().max()) for gradient in wanted.values()) > 1e-3
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    assert 0 <= float(readings["accuracy"]) <= len(pairs)
+
+
+def test_readings_by_hand(tmp_path: Path) -> None:
+    config = dpo.DPOConfig.model_validate({"out": tmp_path, "data": [], "beta": 0.5})
+    four = {"policy_chosen": -8.0, "policy_rejected": -6.0, "reference_chosen": -10.0, "reference_rejected": -5.0}
+    one = {name: torch.tensor([value]) for name, value in (four | {"targets": 0.9}).items()}
+    one |= {"chosen_length": torch.tensor([4]), "rejected_length": torch.tensor([2])}
+    found = {name: float(value) for name, value in dpo.readings(one, config).items()}
+    # log reference - log policy: -2 for the chosen answer, 1 for the rejected one.
+    assert found == {"accuracy": 1.0, "margin": 1.5, "reward_chosen": 1.0, "reward_rejected": -0.5, "kl": -0.5}
+    per_token = dpo.readings(one, config.model_copy(update={"loss": "simpo"}))
+    assert {name: float(value) for name, value in per_token.items()} == {
+        "accuracy": 1.0,
+        "margin": 0.5,
+        "reward_chosen": -1.0,
+        "reward_rejected": -1.5,
+    }

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, SchedulerType
+from transformers import AutoModelForCausalLM, AutoTokenizer, SchedulerType, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from cai.errors import InputError
+from cai.errors import InputError, TrainingError
+from cai.processes import cpu_launch_command
 from cai.train import hf, sft
 from cai.train.configs import SFTConfig
 from cai.train.hf import MARKER, Rows, newest_checkpoint, peak_memory_mb, training_arguments, with_adapter
+from tests.engines import tiny
 from tests.train import rig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -142,3 +144,108 @@ def test_two_processes_give_the_weights_of_one(tiny_model_dir: Path, tmp_path: P
         assert [row["step"] for row in relogged] == [1, 2, 3]
         for row, other in zip(logged, relogged, strict=True):
             assert other == pytest.approx(row, abs=1e-4), kind
+
+
+def test_the_result_has_the_last_readings_and_the_rate(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = rig.settings("dpo", tmp_path, tiny_model_dir, rows=8)
+    _, logged = rig.train("dpo", settings)
+    result = json.loads((settings.out / "result.json").read_text())
+    assert result["last"]["loss"] == logged[-1]["loss"]
+    assert {"accuracy", "margin", "reward_chosen", "reward_rejected", "kl", "grad_norm"} <= result["last"].keys()
+    assert result["tokens_per_second"] > 0
+    assert result["peak_memory_mb"] > 50
+
+
+def test_a_gradient_that_is_not_finite_moves_no_weight(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers: list[sft.SFTTrainer] = []
+
+    class Explodes(sft.SFTTrainer):
+        def loss_sum(self, model: Any, batch: Any) -> Any:
+            trainers.append(self)
+            total, sums = super().loss_sum(model, batch)
+            return total + (total - total.detach()).abs().sqrt().sum(), sums  # finite; its slope at 0 is not
+
+    monkeypatch.setattr(sft, "SFTTrainer", Explodes)
+    settings = rig.settings("sft", tmp_path, tiny_model_dir, rows=4)
+    with pytest.raises(TrainingError, match=r"the gradient is not finite at step 1; rows .*; no weight") as raised:
+        sft.run_sft(settings)
+    assert all(f"rows.jsonl:{line}" in str(raised.value) for line in (1, 2, 3, 4))
+    after: Any = trainers[0].model
+    for name, value in load_file(tiny_model_dir / "model.safetensors").items():
+        assert torch.equal(after.state_dict()[name], value), name
+
+
+ONE_RANK_BREAKS = """
+import sys
+from cai.errors import TrainingError
+from cai.processes import become_many, rank
+become_many()
+from cai.train import sft
+from cai.train.configs import SFTConfig
+class Breaks(sft.SFTTrainer):
+    def loss_sum(self, model, batch):
+        total, sums = super().loss_sum(model, batch)
+        return total * (float("nan") if rank() == 1 and self.state.global_step == 1 else 1.0), sums
+sft.SFTTrainer = Breaks
+try:
+    sft.run_sft(SFTConfig.model_validate_json(open(sys.argv[1]).read()))
+except TrainingError as error:
+    open(sys.argv[1] + f".rank{rank()}", "w").write(str(error))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_loss_that_breaks_in_one_process_stops_both(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = rig.settings("sft", tmp_path, tiny_model_dir, save_every=1)
+    (tmp_path / "config.json").write_text(settings.model_dump_json())
+    (tmp_path / "breaks.py").write_text(ONE_RANK_BREAKS)
+    command = cpu_launch_command(2, [str(tmp_path / "breaks.py"), str(tmp_path / "config.json")])
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    first, second = ((tmp_path / f"config.json.rank{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert "the loss is not finite at step 2" in first
+    assert first.count("rows.jsonl:") == 2  # the two rows of the process that it broke in
+    assert newest_checkpoint(settings.out / "checkpoints") == settings.out / "checkpoints" / "checkpoint-1"
+    assert not (settings.out / "model").exists()
+
+
+class StopsAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["reward", "dpo"])
+def test_a_resume_is_exact_with_dropout_in_the_model(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    model = tmp_path / "dropout"
+    tiny.llama(attention_dropout=0.2).save_pretrained(model)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(model)
+    whole, logged = rig.train(kind, rig.settings(kind, tmp_path / "whole", model, save_every=1))
+    dry, _ = rig.train(kind, rig.settings(kind, tmp_path / "dry", tiny_model_dir))
+    assert rig.largest_difference(whole, dry) > 1e-6  # there is dropout
+    settings = rig.settings(kind, tmp_path / "cut", model, save_every=1)
+    before = hf.CountedTrainer.__init__
+
+    def stopping(self: hf.CountedTrainer, *args: Any, **kwargs: Any) -> None:
+        before(self, *args, **kwargs)
+        self.add_callback(StopsAt(2))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hf.CountedTrainer, "__init__", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            rig.KINDS[kind][1](settings)
+    torch.manual_seed(12345)
+    resumed, relogged = rig.train(kind, settings)
+    assert json.loads((settings.out / "result.json").read_text())["resumed_at"] == 2
+    assert [row["loss"] for row in relogged] == [row["loss"] for row in logged]
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)

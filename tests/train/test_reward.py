@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cai.engines.render import Renderer
+from cai.errors import InputError
 from cai.judges.preference_model import PreferenceModel, scores_at_end
 from cai.train import reward
 from cai.train.data import Example, Pair, load_pairs
@@ -218,3 +219,26 @@ def test_the_micro_batch_changes_no_weight(tiny_model_dir: Path, tmp_path: Path)
     assert float((found[4]["model.layers.0.mlp.up_proj.weight"] - start.detach()).abs().max()) > 1e-4
     assert rig.largest_difference(found[4], found[2]) <= 1e-6
     assert rig.largest_difference(found[4], found[1]) <= 1e-6
+
+
+def test_prompts_of_the_evaluation_files_are_not_trained_on(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = [rig.pair(number) for number in range(8)]
+    held = rig.write(tmp_path / "held.jsonl", [{**rows[0], "rejected": "No."}, {**rows[5], "chosen": "So it is."}])
+    data = [rig.write(tmp_path / "rows.jsonl", rows)]
+    config = rig.settings("reward", tmp_path, tiny_model_dir, data=data, eval_data=[held], eval_fraction=0.9)
+    run_reward(config)
+    result = json.loads((config.out / "result.json").read_text())
+    assert (result["rows"], result["held_out"]["pairs"]) == (6, 2)
+    assert result["dropped"] == {"the prompt is held out": 2}
+    same = config.model_copy(update={"eval_data": data, "out": tmp_path / "same"})
+    with pytest.raises(InputError, match="eval_data: it has every prompt of 'data'; hold out other prompts"):
+        run_reward(same)
+
+
+def test_held_out_figures_do_not_depend_on_the_batch(
+    tiny_model_dir: Path, renderer: Renderer, pairs: list[Pair]
+) -> None:
+    model = load_with_head(str(tiny_model_dir), 0, renderer.pad_id)
+    one, three = (evaluate(model, pairs, renderer.pad_id, size=size) for size in (1, 3))
+    assert one == pytest.approx(three, abs=1e-5)
+    assert one["pairs"] == 6
