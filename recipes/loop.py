@@ -23,12 +23,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from cai import load_constitution, load_prompts
 from cai.constitution import Constitution, draw
+from cai.constitution.ask import critique_request, revision_request
 from cai.engines.base import Failure, GenerateRequest, Sampling
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.engines.transformers import TransformersEngine
 from cai.evaluate.stats import WinRate, win_rate
-from cai.generate.ask import critique_request, revision_request
 from cai.judges.base import Comparison, Judge
 from cai.judges.direction import Direction, DirectionJudge, contrast_states, middle_layers
 from cai.losses.gae import gae

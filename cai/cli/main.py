@@ -1,31 +1,20 @@
 """`cai`: the command line. Each command says what it does, checks what it is given, and ends with a telling code."""
 
-import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec, get_args
+from typing import Annotated, get_args
 
 import typer
 
 from cai import __version__
-from cai.errors import InputError, Problem, guarded
+from cai.cli.command import ends_well
+from cai.cli.constitution import constitution as constitution_app
+from cai.errors import InputError, Problem
 from cai.successor.plan import RunConfig, Tracker
 from cai.successor.sizes import Size
 
-P = ParamSpec("P")
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-def ends_well(command: Callable[P, object]) -> Callable[P, None]:
-    """Give a command the exit codes of `cai.errors`, and messages in the place of tracebacks."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        raise typer.Exit(guarded(lambda: command(*args, **kwargs)))
-
-    return run
+app.add_typer(constitution_app, name="constitution")
 
 
 @app.callback()

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from cai.config import Config
 from cai.constitution import Constitution, Principle, draw, load_constitution
+from cai.constitution.ask import critique_request, revision_request, stops
 from cai.engines.base import Engine, Failure, Generated, GenerateRequest, Sampling
 from cai.engines.build import EngineConfig, SamplingConfig, build_engine
-from cai.generate.ask import critique_request, revision_request, stops
 from cai.generate.quality import Candidate, fault
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import progress

@@ -121,8 +121,8 @@ def _lines(value: object) -> str:
 
 def to_prompts(constitution: "Constitution") -> str:
     """Return what a model is asked for each principle: the critique, the revision and the comparison, word for word."""
+    from cai.constitution.ask import critique_request, revision_request
     from cai.constitution.render import fill, transcript
-    from cai.generate.ask import critique_request, revision_request
     from cai.judges.pairwise import TEMPLATE
     from cai.types import Message
 

@@ -5,8 +5,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cai.cli.constitution_files import import_, render
-from cai.cli.main import ends_well
+from cai.cli.command import ends_well
+from cai.cli.constitution.files import import_, render
 from cai.constitution import load_constitution
 
 app = typer.Typer()

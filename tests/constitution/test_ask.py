@@ -1,7 +1,7 @@
 """How critiques and revisions are asked for."""
 
 from cai.constitution import load_constitution
-from cai.generate.ask import answered, critique_request, revision_request, stops
+from cai.constitution.ask import answered, critique_request, revision_request, stops
 from cai.types import Message
 
 PROMPT = (Message("user", "How do I {critique} a lock? {{7*7}}"),)

@@ -7,7 +7,7 @@ continues that answer instead.
 
 from pathlib import Path
 
-from cai.constitution import Constitution, Principle
+from cai.constitution.model import Constitution, Principle
 from cai.constitution.render import fill, transcript
 from cai.types import Dialogue, Message
 
