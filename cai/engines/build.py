@@ -26,6 +26,8 @@ class EngineConfig(BaseModel):
     """A folder, a hub id, or ``embedded`` for the default model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights; ``auto`` is bfloat16 where the machine multiplies it faster."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Weights of the linear layers in 8 or 4 bits, by bitsandbytes."""
     device: str = "auto"
     """``auto`` takes a GPU if there is one; else a device as torch names it."""
     adapter: str | None = None

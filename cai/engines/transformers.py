@@ -12,11 +12,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from cai.engines.base import (
     Failure,
@@ -27,16 +27,16 @@ from cai.engines.base import (
     ScoreRequest,
 )
 from cai.engines.decoding import Decoder, Lanes, PlainLanes, Row, SharedLanes
+from cai.engines.loading import Dtype, Quantization, load_model
 from cai.engines.network import Network
 from cai.engines.render import Renderer
 from cai.engines.scoring import Item, Scorer
-from cai.errors import EngineError, InputError, MissingDependencyError
+from cai.errors import EngineError, InputError
 from cai.types import Usage
 
 if TYPE_CHECKING:
     from cai.engines.build import EngineConfig
 
-Dtype = Literal["auto", "float32", "bfloat16"]
 
 CPU_ROWS = 64
 """Rows written at once on a CPU: more make a step longer by as much."""
@@ -97,28 +97,21 @@ class TransformersEngine:
         model: str,
         *,
         dtype: Dtype = "auto",
+        quantization: Quantization = "none",
         device: str = "auto",
         adapter: str | None = None,
         max_batch: int | None = None,
         batch_tokens: int | None = None,
         window: int = 256,
     ) -> Self:
-        """Load a model by folder, hub id or ``embedded``, with a LoRA adapter if one is named."""
-        from cai.engines.embedded import model_digest, resolve_model
+        """Load a model by folder, hub id or ``embedded``, with a LoRA adapter if one is named.
 
-        path = resolve_model(model)
-        place = pick_device(device)
-        kind = pick_dtype(dtype, place)
-        try:
-            network: Any = AutoModelForCausalLM.from_pretrained(path, dtype=kind, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise EngineError(f"{model}: cannot be loaded: {error}") from error
-        revision = model_digest(path)
-        if adapter is not None:
-            network = _with_adapter(network, adapter)
-            revision += "+" + model_digest(adapter)
-        network.to(place).eval().requires_grad_(False)
+        `quantization` holds the weights of the linear layers in 8 bits (LLM.int8(), arXiv 2208.07339) or in 4 (NF4,
+        arXiv 2305.14314) by bitsandbytes, and computes in `dtype`.
+        """
+        network, tokenizer, revision = load_model(
+            model, dtype=dtype, quantization=quantization, device=device, adapter=adapter
+        )
         engine = cls(
             network, tokenizer, revision=revision, max_batch=max_batch, batch_tokens=batch_tokens, window=window
         )
@@ -335,38 +328,12 @@ def _merge_single(groups: dict[tuple[int, ...], list[Item]]) -> list[list[Item]]
     return [*several, rest] if rest else several
 
 
-def pick_device(device: str) -> torch.device:
-    """Return the device of this name; ``auto`` is a GPU where there is one."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """Return the type of the weights: bfloat16 where the machine multiplies it faster."""
-    if dtype != "auto":
-        return torch.float32 if dtype == "float32" else torch.bfloat16
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-
-
-def _with_adapter(model: Any, adapter: str) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise MissingDependencyError("peft", "train") from error
-    return PeftModel.from_pretrained(model, adapter)
-
-
 def from_config(config: "EngineConfig") -> TransformersEngine:
     """Build the engine for `cai.engines.build`."""
     return TransformersEngine.load(
         config.model,
         dtype=config.dtype,
+        quantization=config.quantization,
         device=config.device,
         adapter=config.adapter,
         max_batch=config.max_batch,

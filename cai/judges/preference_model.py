@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from cai.engines.embedded import model_digest, resolve_model
+from cai.engines.loading import Dtype, pick_device, pick_dtype
 from cai.engines.render import Renderer
-from cai.engines.transformers import Dtype, pick_device, pick_dtype
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Verdict
 from cai.judges.pairwise import sigmoid
