@@ -36,10 +36,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EngineError(f"{model}: cannot be loaded: {error}") from error
-    network, info = loaded
-    if absent := sorted(info["missing_keys"]):  # Transformers would draw these at random, and only warn
-        shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
-        raise EngineError(f"{model}: the files have no weights for {shown}")
+    network = whole(model, loaded)
     revision = model_digest(path) + ("" if quantization == "none" else f"+{quantization}")
     if adapter is not None:
         network = _with_adapter(network, adapter)
@@ -47,6 +44,18 @@ def load_model(
     if quantization == "none":
         network.to(place)
     return network.eval().requires_grad_(False), tokenizer, revision
+
+
+def whole(model: str, loaded: Any) -> Any:
+    """Return the network of `from_pretrained(…, output_loading_info=True)`.
+
+    Raises EngineError when the files lack weights of it: Transformers draws those at random, and only warns.
+    """
+    network, info = loaded
+    if absent := sorted(info["missing_keys"]):
+        shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+        raise EngineError(f"{model}: the files have no weights for {shown}")
+    return network
 
 
 def pick_device(device: str) -> torch.device:

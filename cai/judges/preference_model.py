@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from cai.engines.embedded import model_digest, resolve_model
-from cai.engines.loading import Dtype, pick_device, pick_dtype
+from cai.engines.loading import Dtype, pick_device, pick_dtype, whole
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Verdict
@@ -35,9 +35,11 @@ class PreferenceModel:
         tokenizer = AutoTokenizer.from_pretrained(path)
         place = pick_device(device)
         kind = pick_dtype(dtype, place)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=kind)
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=kind, output_loading_info=True)
+        model = loaded[0]
         if model.config.num_labels != 1 or "SequenceClassification" not in str(model.config.architectures):
             raise InputError(Problem(folder, 0, 0, "not a preference model", "name the model folder of a reward stage"))
+        whole(folder, loaded)
         return cls(model.to(place), Renderer(tokenizer), revision=model_digest(path))
 
     @torch.no_grad()

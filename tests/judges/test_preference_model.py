@@ -2,16 +2,18 @@
 
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cai.constitution import load_constitution
 from cai.engines.render import Renderer
-from cai.errors import InputError
+from cai.errors import EngineError, InputError
 from cai.judges.base import Comparison
 from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
 from cai.types import Dialogue, Message
@@ -62,6 +64,16 @@ def test_a_causal_model_is_refused(tiny_model_dir: Path) -> None:
 def test_so_is_a_classifier_of_several_classes(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a preference model"):
         PreferenceModel.load(str(classifier(tiny_model_dir, tmp_path / "classes", outputs=3)))
+
+
+def test_a_score_head_that_is_missing_is_refused_not_drawn(folder: Path, tmp_path: Path) -> None:
+    headless = tmp_path / "headless"
+    shutil.copytree(folder, headless)
+    weights = load_file(headless / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EngineError, match=r"the files have no weights for score\.weight"):
+        PreferenceModel.load(str(headless))
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
