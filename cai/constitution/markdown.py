@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.constitution.model import Constitution
-from cai.constitution.prose import checked, prose_to_constitution
+from cai.constitution.prose import checked, prose_tree
 from cai.constitution.yaml_out import constitution_fields, yaml_text
 from cai.errors import SHOWN, InputError, Problem
 from cai.strict_yaml import Location, Place, Tree, load
@@ -24,8 +24,6 @@ MARK = "<!-- A constitution, written by cai, which also reads it: keep this line
 _INFO = "yaml"
 _EXAMPLES = "Examples of critiques and revisions"
 """The last section: it has the constitution's own `few_shots`, and no id."""
-
-__all__ = ["from_markdown", "load_markdown", "prose_to_constitution", "to_markdown"]
 
 
 def to_markdown(constitution: Constitution) -> str:
@@ -45,16 +43,12 @@ def to_markdown(constitution: Constitution) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def load_markdown(path: Path) -> Constitution:
-    """Read a Markdown file: one that cai wrote, or a document of prose. Raises InputError."""
-    text = read_text(path, str(path))
-    return read_markdown(text, name=str(path))
-
-
-def read_markdown(text: str, *, name: str) -> Constitution:
-    """Return the constitution of a Markdown text of either kind; raises InputError."""
+def markdown_tree(path: Path) -> Tree:
+    """Return what a Markdown file says: one that cai wrote, or a document of prose. Raises InputError."""
+    name = str(path)
+    text = read_text(path, name)
     written = text.lstrip("\ufeff\r\n ").startswith(MARK)
-    return from_markdown(text, name=name) if written else prose_to_constitution(text, name=name)
+    return _written_tree(text, name) if written else prose_tree(text, name=name)
 
 
 def from_markdown(text: str, *, name: str) -> Constitution:
@@ -64,6 +58,10 @@ def from_markdown(text: str, *, name: str) -> Constitution:
     """
     from cai.constitution.parse import read_constitution
 
+    return read_constitution(_written_tree(text, name))
+
+
+def _written_tree(text: str, name: str) -> Tree:
     text = checked(text, name)
     values: dict[Location, Place] = {(): (1, 1)}
     keys: dict[Location, Place] = {}
@@ -95,7 +93,7 @@ def from_markdown(text: str, *, name: str) -> Constitution:
     if principles:
         values.setdefault(("principles",), values[("principles", 0)])
         data["principles"] = principles
-    return read_constitution(Tree(name, data, values, keys))
+    return Tree(name, data, values, keys)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from cai.constitution.checkers import find_checker
 from cai.constitution.render import fill, placeholders
 from cai.storage import digest
 
@@ -62,6 +63,15 @@ class Wordings(Part):
     contrast: Template = DERIVED["contrast"]
 
 
+def _checker(given: str) -> str:
+    if given:
+        find_checker(given)
+    return given
+
+
+Checker = Annotated[str, StringConstraints(strip_whitespace=True, max_length=600), AfterValidator(_checker)]
+
+
 class Probe(Part):
     """A prompt that tests a principle, and one that looks alike and deserves a full answer."""
 
@@ -69,7 +79,7 @@ class Probe(Part):
     twin: Note = ""
 
 
-_LISTS = ("tags", "few_shots", "probes", "path")
+_LISTS = ("tags", "few_shots", "comparison_shots", "probes", "path")
 _PROHIBITION = re.compile(r"(?:never|do not|don't|avoid|no)\b", re.IGNORECASE)
 
 
@@ -102,11 +112,13 @@ class Principle(Part):
     framing: Literal["do", "avoid"] = "do"
     """Whether the text says what to do or what to avoid; read off its first word when it is not given."""
     few_shots: tuple["FewShot", ...] = ()
-    """Examples of this principle alone."""
+    """Examples of this principle alone, of critiques and revisions."""
+    comparison_shots: tuple["ComparisonShot", ...] = ()
+    """Examples of this principle alone, of comparisons."""
     probes: tuple["Probe", ...] = ()
     """Prompts that test it."""
-    checker: Note = ""
-    """A rule that a program can decide, by name: ``max_words:120``."""
+    checker: Checker = ""
+    """A rule that a program can decide, by its name in `cai.constitution.checkers`: ``max_words:120``."""
     gate_margin: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
     """How far below its parent a successor may fall on this principle's probes, as a share of them."""
     path: tuple[Text, ...] = ()
@@ -131,6 +143,10 @@ class Principle(Part):
                 filled[name] = float(given[name])
         return filled
 
+    def check(self, answer: str) -> bool | None:
+        """Tell whether an answer passes the checker; None without one, or when it could not decide."""
+        return find_checker(self.checker)(answer) if self.checker else None
+
 
 def _worded(principle: dict[str, Any], templates: dict[str, str]) -> dict[str, Any]:
     text = principle["text"].strip()
@@ -151,11 +167,27 @@ class FewShot(Part):
     revision: Text
 
 
+class ComparisonShot(Part):
+    """An example of a comparison: which of two answers is better, and why."""
+
+    prompt: Text
+    """What a person asked."""
+    chosen: Text
+    """The better answer."""
+    rejected: Text
+    """The worse one."""
+    reasons: Note = ""
+    """What is thought before the choice, where a judge thinks first."""
+
+
 def _some(principles: tuple[Principle, ...]) -> tuple[Principle, ...]:
     # Not `min_length`: when every principle has a fault, pydantic would add that there is none.
     if not principles:
         raise ValueError("there is no principle; write at least one")
     return principles
+
+
+_PARTS = ("principles", "few_shots", "comparison_shots")
 
 
 class Constitution(Part):
@@ -170,13 +202,15 @@ class Constitution(Part):
     principles: Annotated[tuple[Principle, ...], AfterValidator(_some), Field(json_schema_extra={"minItems": 1})]
     few_shots: tuple[FewShot, ...] = ()
     """Examples for critique and revision, shown in this order."""
+    comparison_shots: tuple[ComparisonShot, ...] = ()
+    """Examples for comparison."""
 
     @model_validator(mode="before")
     @classmethod
     def _prepare(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        lists = {name: tuple(given[name]) for name in ("principles", "few_shots") if isinstance(given.get(name), list)}
+        lists = {name: tuple(given[name]) for name in _PARTS if isinstance(given.get(name), list)}
         templates = _templates(given.get("wordings"))
         if templates and "principles" in lists:
             lists["principles"] = tuple(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cai.constitution.extends import Files, merged
 from cai.constitution.model import Constitution
 from cai.errors import InputError, Problem
 from cai.strict_yaml import Tree, load, suggestion, validate
@@ -28,18 +29,36 @@ def load_constitution(source: str | Path) -> Constitution:
 
     Raises InputError that names every problem with its line and column.
     """
-    path = _path_of(source)
-    if path.suffix.lower() == ".md":
-        from cai.constitution.markdown import load_markdown
+    return read_constitution(load_tree(source))
 
-        return load_markdown(path)
-    return read_constitution(load(path))
+
+def load_tree(source: str | Path) -> Tree:
+    """Return what the file of a constitution says, and where: the tree that `read_constitution` reads.
+
+    What it `extends` is in it already. Raises InputError.
+    """
+    return merged(_tree_of(find_file(source)), Files(_beside, _tree_of, read_constitution))
+
+
+def _tree_of(path: Path) -> Tree:
+    if path.suffix.lower() == ".md":
+        from cai.constitution.markdown import markdown_tree
+
+        return markdown_tree(path)
+    tree = load(path)
+    if not isinstance(tree.data, dict):
+        raise InputError(Problem(tree.name, 1, 1, "not a constitution", "write 'name', 'version' and 'principles'"))
+    return tree
+
+
+def _beside(said: str, folder: Path | None) -> Path:
+    """Return the file that `extends` names: a shipped one, or a path from the folder of the file that says it."""
+    is_name = len(Path(said).parts) == 1 and not Path(said).suffix
+    return find_file(said if is_name or folder is None else folder / said)
 
 
 def read_constitution(tree: Tree) -> Constitution:
-    """Return the constitution of a YAML tree; raises InputError."""
-    if not isinstance(tree.data, dict):
-        raise InputError(Problem(tree.name, 1, 1, "not a constitution", "write 'name', 'version' and 'principles'"))
+    """Return the constitution of a tree; raises InputError."""
     constitution = validate(Constitution, tree)
     first: dict[str, int] = {}
     problems: list[Problem] = []
@@ -54,7 +73,8 @@ def read_constitution(tree: Tree) -> Constitution:
     return constitution
 
 
-def _path_of(source: str | Path) -> Path:
+def find_file(source: str | Path) -> Path:
+    """Return the file of a path or of a shipped constitution's name; raises InputError."""
     known = shipped()
     if str(source) in known:
         return known[str(source)]

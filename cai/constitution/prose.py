@@ -48,6 +48,11 @@ def prose_to_constitution(text: str, *, name: str) -> Constitution:
 
     Raises InputError with line and column.
     """
+    return validate(Constitution, prose_tree(text, name=name))
+
+
+def prose_tree(text: str, *, name: str) -> Tree:
+    """Return what a document of prose says in the form of a constitution's file; raises InputError."""
     text = checked(text, name)
     reader = _Reader(text)
     pieces = [part for piece in reader.pieces() for part in _cut(piece, name)]
@@ -62,7 +67,7 @@ def prose_to_constitution(text: str, *, name: str) -> Constitution:
     places: dict[Location, Place] = {("principles", index): (piece.line, 1) for index, piece in enumerate(pieces)}
     called = slug(PurePath(name).stem) or "constitution"
     data = {"name": called, "version": "1", "principles": principles}
-    return validate(Constitution, Tree(name, data, {(): (1, 1), ("principles",): (1, 1), **places}, {}))
+    return Tree(name, data, {(): (1, 1), ("principles",): (1, 1), **places}, {})
 
 
 def checked(text: str, name: str) -> str:

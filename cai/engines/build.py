@@ -1,7 +1,8 @@
 """From a config to an engine. A new engine is one file and one line in `ENGINES`."""
 
 from collections.abc import Callable
-from importlib import import_module
+from dataclasses import dataclass
+from importlib import import_module, util
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,10 +10,30 @@ from pydantic import BaseModel, ConfigDict, Field
 from cai.engines.base import Engine, Sampling
 from cai.errors import InputError, Problem
 
+
+@dataclass(frozen=True)
+class Known:
+    """Where an engine is, and what it needs."""
+
+    module: str
+    """Has a function ``from_config``; imported when the engine is asked for."""
+    about: str
+    packages: tuple[str, ...] = ()
+    """What must be installed besides cai's own dependencies."""
+    extra: str = ""
+    """The extra of cai that brings them."""
+
+
 ENGINES = {
-    "transformers": "cai.engines.transformers",
+    "transformers": Known("cai.engines.transformers", "in this process, on a CPU or a GPU; the default"),
 }
-"""Where each engine is: a module with a function ``from_config``, imported when the engine is asked for."""
+
+
+def why_not(kind: str) -> str | None:
+    """Return why an engine can't be started here, with the command that changes it; None when it can."""
+    known = ENGINES[kind]
+    missing = [name for name in known.packages if util.find_spec(name) is None]
+    return f"{', '.join(missing)} not installed: pip install 'cai[{known.extra}]'" if missing else None
 
 
 class EngineConfig(BaseModel):
@@ -60,9 +81,9 @@ def build_engine(config: EngineConfig | str) -> Engine:
     """Return the engine of a config, or the default engine with a model of this name."""
     if isinstance(config, str):
         config = EngineConfig(model=config)
-    module = ENGINES.get(config.kind)
-    if module is None:
+    known = ENGINES.get(config.kind)
+    if known is None:
         fix = f"use one of: {', '.join(sorted(ENGINES))}"
         raise InputError(Problem("engine", 0, 0, f"unknown kind {config.kind!r}", fix))
-    build: Callable[[EngineConfig], Engine] = import_module(module).from_config
+    build: Callable[[EngineConfig], Engine] = import_module(known.module).from_config
     return build(config)

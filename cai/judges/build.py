@@ -69,7 +69,7 @@ def build_judge(
         return PreferenceModelJudge(PreferenceModel.load(config.engine.model, dtype=config.engine.dtype))
     engine = engine or build_engine(config.engine)
     if config.kind == "pairwise":
-        return PairwiseJudge(engine, temperature=config.temperature)
+        return PairwiseJudge(engine, temperature=config.temperature, shots=constitution.comparison_shots)
     if config.kind == "contrastive":
         return ContrastiveJudge(engine, scale=config.scale)
     if not hasattr(engine, "answer_states"):

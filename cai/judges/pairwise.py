@@ -6,16 +6,13 @@ over an answer (arXiv 2309.00267, section 2.4). Models of a few hundred million 
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
-from cai.constitution.render import fill, transcript
+from cai.constitution import ComparisonShot
+from cai.constitution.ask import CHOICE, comparison_request
 from cai.engines.base import Engine, Failure, Scored, ScoreRequest
 from cai.judges.base import Comparison, Verdict
-from cai.types import Message
 from cai.windows import windows
-
-TEMPLATE = (Path(__file__).parent / "templates" / "pairwise.txt").read_text(encoding="utf-8").rstrip("\n")
 
 WINDOW = 64
 """Comparisons asked together."""
@@ -27,19 +24,32 @@ class PairwiseJudge:
     name = "pairwise"
     by_principle = True
 
-    def __init__(self, engine: Engine, *, temperature: float = 1.0) -> None:
-        """Judge with an engine's model; `temperature` divides the logits (above 1: softer labels)."""
+    def __init__(self, engine: Engine, *, temperature: float = 1.0, shots: Sequence[ComparisonShot] = ()) -> None:
+        """Judge with an engine's model; `temperature` divides the logits (above 1: softer labels).
+
+        `shots` are the constitution's examples; a principle's own come with it.
+        """
         self._engine = engine
         self.model = engine.model
         self._temperature = temperature
+        self._shots = tuple(shots)
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
         for window in windows(comparisons, WINDOW):
-            requests = [_question(comparison, swapped=swapped) for comparison in window for swapped in (False, True)]
+            requests = [
+                self._question(comparison, swapped=swapped) for comparison in window for swapped in (False, True)
+            ]
             results = {result.id: result for result in self._engine.score(requests)}
             for comparison in window:
                 yield self._verdict(comparison, results)
+
+    def _question(self, comparison: Comparison, *, swapped: bool) -> ScoreRequest:
+        answers = (comparison.response_a, comparison.response_b)
+        first, second = answers[::-1] if swapped else answers
+        dialogue, shared = comparison_request(self._shots, comparison.principle, comparison.prompt, first, second)
+        key = _request_id(comparison, swapped=swapped)
+        return ScoreRequest(id=key, prompt=dialogue, prefill=CHOICE, candidates=("A", "B"), shared=shared)
 
     def _verdict(self, comparison: Comparison, results: dict[str, Scored | Failure]) -> Verdict:
         logits: list[float] = []
@@ -68,21 +78,3 @@ def sigmoid(logit: float) -> float:
 
 def _request_id(comparison: Comparison, *, swapped: bool) -> str:
     return f"{comparison.id}/{'ba' if swapped else 'ab'}"
-
-
-def _question(comparison: Comparison, *, swapped: bool) -> ScoreRequest:
-    answers = (comparison.response_a, comparison.response_b)
-    first, second = answers[::-1] if swapped else answers
-    question = fill(
-        TEMPLATE,
-        dialogue=transcript(comparison.prompt),
-        question=comparison.principle.comparison,
-        first=first,
-        second=second,
-    )
-    return ScoreRequest(
-        id=_request_id(comparison, swapped=swapped),
-        prompt=(Message("user", question),),
-        prefill="The answer is: (",
-        candidates=("A", "B"),
-    )

@@ -1,7 +1,15 @@
 """How critiques and revisions are asked for."""
 
-from cai.constitution import load_constitution
-from cai.constitution.ask import answered, critique_request, revision_request, stops
+from cai.constitution import ComparisonShot, FewShot, load_constitution
+from cai.constitution.ask import (
+    CHOICE,
+    WHICH,
+    answered,
+    comparison_request,
+    critique_request,
+    revision_request,
+    stops,
+)
 from cai.types import Message
 
 PROMPT = (Message("user", "How do I {critique} a lock? {{7*7}}"),)
@@ -40,3 +48,38 @@ def test_answered_adds_the_assistants_turn() -> None:
 
 def test_an_answer_ends_before_the_request_begins_again() -> None:
     assert "\nRewrite the answer" in stops("Rewrite the answer so that it is kind.")
+
+
+def test_a_principles_own_examples_follow_those_of_all() -> None:
+    own = FewShot(
+        prompt="Q",
+        response="R",
+        critique_request="CR",
+        critique="C",
+        revision_request="RR",
+        revision="Better",
+    )
+    principle = PRINCIPLE.model_copy(update={"few_shots": (own,)})
+    for dialogue, shared in (
+        critique_request(CONSTITUTION, principle, PROMPT, "A."),
+        revision_request(CONSTITUTION, principle, PROMPT, "A.", "C."),
+    ):
+        assert shared == 2 * len(CONSTITUTION.few_shots)
+        assert len(dialogue) == shared + 3
+        assert dialogue[shared + 1].content in ("C", "Better")
+
+
+def test_examples_of_comparisons_prefer_no_place() -> None:
+    shots = [ComparisonShot(prompt=f"Q{n}", chosen=f"good{n}", rejected=f"bad{n}") for n in range(4)]
+    own = ComparisonShot(prompt="Mine", chosen="yes", rejected="no")
+    principle = PRINCIPLE.model_copy(update={"comparison_shots": (own,)})
+    dialogue, shared = comparison_request(shots, principle, PROMPT, "one {first}", "two")
+    assert shared == 8
+    assert [turn.content for turn in dialogue[1:10:2]] == [f"{CHOICE}{letter})" for letter in "ABABA"]
+    for n, turn in enumerate(dialogue[0:8:2]):
+        assert f"({'B' if n % 2 else 'A'}) good{n}" in turn.content
+        assert WHICH in turn.content
+    assert "(A) yes" in dialogue[8].content
+    assert principle.comparison in dialogue[8].content
+    assert dialogue[-1].content.endswith("Options:\n(A) one {first}\n(B) two")
+    assert principle.comparison in dialogue[-1].content

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from cai.constitution import Constitution, load_constitution, parse
-from cai.constitution.parse import read_constitution, shipped
-from cai.errors import InputError, Problem, guarded
+from cai.constitution import load_constitution, parse
+from cai.constitution.parse import shipped
+from cai.errors import InputError
 from cai.strict_yaml import load
 
 ROOT = Path(__file__).parents[2]
@@ -148,152 +146,6 @@ def test_a_file_that_is_closed_to_us(write: Callable[..., Path], monkeypatch: py
         load_constitution(path)
 
 
-# Bad files. Each: what to replace in GOOD by what, the line of the first problem, a part of its message.
-
-BAD: dict[str, tuple[str, str, int, str]] = {
-    "duplicate id": ("id: short", "id: calm", 7, "the id 'calm' is there already, in line 5"),
-    "duplicate key": ("    weight: 2", "    tags: [x]", 10, "the key 'tags' is there already, in line 9"),
-    "duplicate top key": ("name: mine", "version: '2'", 3, "the key 'version' is there already, in line 2"),
-    "unknown key": ("    weight: 2", "    wieght: 2", 10, "unknown key 'wieght'; did you mean 'weight'?"),
-    "unknown top key": ("name: mine", "name: mine\nprinciple: []", 3, "did you mean 'principles'?"),
-    "no name": ("name: mine\n", "", 2, "'name' is missing"),
-    "no principles": (GOOD[GOOD.index("principles") :], "", 2, "'principles' is missing"),
-    "empty principles": (GOOD[GOOD.index("\n  - id") :], " []\n", 4, "there is no principle; write at least one"),
-    "principles as a mapping": (GOOD[GOOD.index("\n  - id") :], " {a: 1}\n", 4, "write a list"),
-    "a principle as a text": ("id: calm\n    text: Stay calm.", "Stay calm.", 5, "principles.0"),
-    "no id": ("id: calm\n    text", "text", 5, "'principles.0.id' is missing"),
-    "no text": ("    text: Stay calm.\n", "", 5, "'principles.0.text' is missing"),
-    "empty text": ("Stay calm.", "''", 6, "principles.0.text"),
-    "blank text": ("Stay calm.", "'  '", 6, "principles.0.text"),
-    "null text": (" Stay calm.", "", 6, "principles.0.text"),
-    "text as a list": ("Stay calm.", "[Stay, calm]", 6, "valid string"),
-    "bad id": ("id: calm", "id: Stay Calm", 5, "pattern"),
-    "id with a path": ("id: calm", "id: ../../etc", 5, "pattern"),
-    "version as a number": ('"1.0"', "1.0", 3, "write a text, in quotes"),
-    "weight zero": ("weight: 2", "weight: 0", 10, "greater than 0"),
-    "weight as a text": ("weight: 2", "weight: '2'", 10, "valid number"),
-    "weight infinite": ("weight: 2", "weight: .inf", 10, "'.inf'"),
-    "tag unquoted no": ("[tone]", "[no]", 9, "an unquoted 'no'"),
-    "tags as a text": ("[tone]", "tone", 9, "write a list"),
-    "tag with a space": ("[tone]", "[a tone]", 9, "principles.1.tags.0"),
-    "unknown placeholder": (
-        "name: mine",
-        "name: mine\nwordings: {critique: 'See {txt}'}",
-        3,
-        "unknown placeholder {txt}",
-    ),
-    "evaluated template": ("name: mine", "name: mine\nwordings: {critique: '{{7*7}}'}", 3, "must be in it once"),
-    "half a few-shot": ("name: mine", "name: mine\nfew_shots:\n- {prompt: a}", 4, "'few_shots.0.critique' is missing"),
-    "anchor": ("text: Stay", "text: &a Stay", 6, "an anchor (&a)"),
-    "alias": ("Be brief.", "*a", 8, "an alias (*a)"),
-    "merge": ("    weight: 2", "    <<: {weight: 2}", 10, "a merge key"),
-    "python object": ("Stay calm.", "!!python/object/apply:os.system ['true']", 6, "a tag"),
-    "tab": ("    tags", "\ttags", 9, "a tab"),
-    "NUL": ("Be brief.", "Be\x00brief.", 8, "U+0000"),
-    "second document": ("  - id: short", "---\n  - id: short", 7, "a second document"),
-    "deep": ("[tone]", "[" * 3000 + "]" * 3000, 9, "nested more than 32 deep"),
-    "a colon in a text": ("Stay calm.", "Stay calm: always.", 6, "bad YAML"),
-    "a quote left open": ("Stay calm.", '"Stay calm.', 11, "it begins in line 6"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_refused_at_their_line(case: str, write: Callable[..., Path]) -> None:
-    old, new, line, said = BAD[case]
-    assert old in GOOD
-    path = write(GOOD.replace(old, new, 1))
-    start = time.perf_counter()
-    with pytest.raises(InputError) as caught:
-        load_constitution(path)
-    assert time.perf_counter() - start < MOST_SECONDS
-    first = str(caught.value.problems[0])
-    assert first.startswith(f"{path}:{line}:"), first
-    assert said in first
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [b"", b"# nothing\n", b"just words\n", b"- a\n", b"3\n", GOOD.encode("utf-16"), b"\xff" + GOOD.encode()],
-    ids=["empty", "comment", "words", "list", "number", "UTF-16", "not UTF-8"],
-)
-def test_files_that_are_something_else(raw: bytes, write: Callable[..., Path]) -> None:
-    with pytest.raises(InputError) as caught:
-        load_constitution(write(raw))
-    assert caught.value.problems[0].line == 1
-
-
-def test_all_problems_of_a_file_are_told_in_their_order(write: Callable[..., Path]) -> None:
-    bad = GOOD.replace("name: mine\n", "").replace("weight", "wieght").replace("Stay calm.", "3")
-    with pytest.raises(InputError) as caught:
-        load_constitution(write(bad))
-    assert [(problem.line, problem.col) for problem in caught.value.problems] == [(2, 1), (5, 11), (9, 5)]
-
-
-def test_a_command_ends_with_2_and_no_traceback(write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    path = write(GOOD.replace("weight", "wieght"))
-    assert guarded(lambda: load_constitution(path)) == 2
-    assert capsys.readouterr().err == f"{path}:10:5: unknown key 'wieght'; did you mean 'weight'?\n"
-
-
-# Mutations of the shipped file.
-
-TEXT = HARMLESS.read_text(encoding="utf-8")
-ODD = [
-    *"\t\x00&*!|>'\"%@`\\{}[],:?#-~\n\r\ufeff\u2028é",
-    "<<: {a: 1}\n",
-    "!!python/name:os.system ",
-    "&a ",
-    "*a",
-    "---\n",
-    "...\n",
-    "%YAML 1.1\n",
-    '"\\UFFFFFFFF"',
-    "no",
-    "1e999",
-    "{{7*7}}",
-    "{text}",
-    "- ",
-    "  ",
-    "? ",
-    "[" * 40,
-]
-AT = st.integers(0, len(TEXT))
-MUTATION = st.one_of(
-    st.tuples(st.just("insert"), AT, st.sampled_from(ODD)),
-    st.tuples(st.just("delete"), AT, st.integers(1, 200)),
-    st.tuples(st.just("copy"), AT, AT),
-    st.tuples(st.just("end"), AT, st.just(0)),
-)
-
-
-def mutated(text: str, mutation: tuple[str, int, int | str]) -> str:
-    kind, at, what = mutation
-    if isinstance(what, str):
-        return text[:at] + what + text[at:]
-    if kind == "delete":
-        return text[:at] + text[at + what :]
-    if kind == "copy":
-        return text[:at] + text[what : what + 100] + text[at:]
-    return text[:at]
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(MUTATION, min_size=1, max_size=4))
-def test_a_mutated_file_is_read_or_refused(mutations: list[tuple[str, int, int | str]]) -> None:
-    text = TEXT
-    for mutation in mutations:
-        text = mutated(text, mutation)
-    problems: list[Problem] = []
-    found: Constitution | None = None
-    try:
-        found = read_constitution(load(text, name="x.yaml"))
-    except InputError as error:
-        problems = error.problems
-    lines = text.count("\n") + text.count("\r") + 1
-    assert all(1 <= problem.line <= lines and problem.col >= 1 and str(problem).encode() for problem in problems)
-    assert problems if found is None else len(found.digest) == 64
-
-
 # The shipped files.
 
 EVERY = sorted(shipped())
@@ -369,6 +221,8 @@ def test_the_schema_is_current() -> None:
     text = script.TARGET.read_text(encoding="utf-8")
     assert text == script.schema_text(), "run: python scripts/constitution_schema.py"
     schema = json.loads(text)
-    assert schema["required"] == ["name", "version", "principles"]
+    assert schema["required"] == ["name", "version"]
+    assert schema["then"]["required"] == ["principles"]
     assert schema["additionalProperties"] is False
-    assert schema["$defs"]["Principle"]["required"] == ["id", "text"]
+    assert schema["$defs"]["Principle"]["required"] == ["id"]
+    assert schema["then"]["properties"]["principles"]["items"]["required"] == ["id", "text"]

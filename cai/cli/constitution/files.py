@@ -121,18 +121,22 @@ def _lines(value: object) -> str:
 
 def to_prompts(constitution: "Constitution") -> str:
     """Return what a model is asked for each principle: the critique, the revision and the comparison, word for word."""
-    from cai.constitution.ask import critique_request, revision_request
-    from cai.constitution.render import fill, transcript
-    from cai.judges.pairwise import TEMPLATE
+    from cai.constitution.ask import CHOICE, comparison_request, critique_request, revision_request
     from cai.types import Message
 
     prompt = (Message("user", ASKED),)
+    shots = constitution.comparison_shots
     parts = []
     for principle in constitution.principles:
         critique, _ = critique_request(constitution, principle, prompt, ANSWER)
         revision, _ = revision_request(constitution, principle, prompt, ANSWER, CRITIQUE)
-        asked = fill(TEMPLATE, dialogue=transcript(prompt), question=principle.comparison, first=FIRST, second=SECOND)
-        for step, turns in (("critique", critique), ("revision", revision), ("comparison", (Message("user", asked),))):
+        comparison, _ = comparison_request(shots, principle, prompt, FIRST, SECOND)
+        asked = {
+            "critique": critique,
+            "revision": revision,
+            "comparison": (*comparison, Message("assistant", CHOICE)),
+        }
+        for step, turns in asked.items():
             parts.append(f"===== {principle.id}: {step} =====")
             parts.extend(f"[{turn.role}]\n{turn.content}" for turn in turns)
     return "\n\n".join(parts) + "\n"
