@@ -11,7 +11,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 setup_log=$venv/setup.log
 setup_stamp=$venv/setup.stamp
-setup_extras=dev,embedded,quantization,tracking
+setup_extras=dev,embedded,quantization,ray,tracking
 pytorch_cpu=https://download.pytorch.org/whl/cpu
 
 say() { printf 'setup: %s\n' "$*" >&2; }

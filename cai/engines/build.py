@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cai.engines.base import Engine, Sampling
+from cai.engines.ray import RayConfig
 from cai.errors import InputError, Problem
 
 
@@ -26,6 +27,7 @@ class Known:
 
 ENGINES = {
     "transformers": Known("cai.engines.transformers", "in this process, on a CPU or a GPU; the default"),
+    "ray": Known("cai.engines.ray", "on many workers, on this machine or a cluster", ("ray",), "ray"),
 }
 
 
@@ -60,6 +62,8 @@ class EngineConfig(BaseModel):
     window: int = Field(default=256, ge=1)
     """Requests taken from the stream before work on them begins: more makes better batches, less makes a run that was
     cut off lose less."""
+    ray: RayConfig | None = None
+    """``ray``: the cluster and its workers."""
 
 
 class SamplingConfig(BaseModel):
