@@ -22,7 +22,10 @@ COMMAND_LINE = "command line"
 class Config(BaseModel):
     """The root of all configs: frozen, keyword-only, unknown keys refused. Each field's docstring says its unit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    # A key that stands in the wrong field must not be shown by the error that refuses it.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod

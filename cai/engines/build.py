@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cai.engines.base import Engine, Sampling
 from cai.engines.ray import RayConfig
+from cai.engines.server import ServerConfig
 from cai.errors import InputError, Problem
 
 
@@ -27,6 +28,7 @@ class Known:
 
 ENGINES = {
     "transformers": Known("cai.engines.transformers", "in this process, on a CPU or a GPU; the default"),
+    "openai": Known("cai.engines.openai", "any OpenAI-compatible server: vLLM, SGLang, llama.cpp, Ollama, hosted"),
     "ray": Known("cai.engines.ray", "on many workers, on this machine or a cluster", ("ray",), "ray"),
 }
 
@@ -41,12 +43,15 @@ def why_not(kind: str) -> str | None:
 class EngineConfig(BaseModel):
     """Which engine answers, with which model, and how much it does at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    # A key that stands in the wrong field must not be shown by the error that refuses it.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     kind: str = "transformers"
     """Which engine: a key of `ENGINES`."""
     model: str = "embedded"
-    """A folder, a hub id, or ``embedded`` for the default model."""
+    """A folder, a hub id, or ``embedded`` for the default model; for ``openai``, the name that the server knows."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights; ``auto`` is bfloat16 where the machine multiplies it faster."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
@@ -62,6 +67,8 @@ class EngineConfig(BaseModel):
     window: int = Field(default=256, ge=1)
     """Requests taken from the stream before work on them begins: more makes better batches, less makes a run that was
     cut off lose less."""
+    server: ServerConfig | None = None
+    """``openai``: where the server is, and the limits of what is asked of it."""
     ray: RayConfig | None = None
     """``ray``: the cluster and its workers."""
 

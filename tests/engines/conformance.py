@@ -92,7 +92,7 @@ class Conformance:
             GenerateRequest(id=f"r{n}", prompt=prompt, seeds=(n, 7), sampling=FREE, logprobs=self.scores)
             for n, prompt in enumerate(prompts)
         ]
-        assert list(engine.generate(requests)) == list(engine.generate(requests))
+        assert by_id(engine.generate(requests)) == by_id(engine.generate(requests))
 
     def test_order_does_not_matter(self, engine: Engine, prompts: list[Dialogue | str]) -> None:
         requests = [
