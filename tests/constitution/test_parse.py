@@ -113,7 +113,7 @@ def test_nothing_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ("source", "said"),
     [
         ("harmles", "no such file, and no shipped constitution of that name; did you mean 'harmless'? (shipped are"),
-        ("qqq", "use one of harmless"),
+        ("qqq", "use one of balanced, child-safety, harmless"),
         ("none.yaml", "no such file; check the path"),
         ("none/harmless", "no such file; check the path"),
         ("x" * 300, "too long"),
