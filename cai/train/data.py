@@ -15,9 +15,8 @@ from torch import Tensor
 
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
-from cai.records.export import preference_rows
 from cai.records.loaders import dialogue_of, read_rows
-from cai.records.schema import Dropped, Preference
+from cai.records.pairs import as_exported, pair_of
 from cai.storage import digest
 from cai.types import Dialogue
 
@@ -91,12 +90,12 @@ def load_pairs(paths: Sequence[Path], renderer: Renderer, *, max_length: int) ->
     problems: list[Problem] = []
     for path, line, row in _rows(paths, problems):
         try:
-            exported = _exported(row)
+            exported = as_exported(row)
             if isinstance(exported, str):
                 dropped[exported] += 1
                 continue
             row = exported
-            prompt, chosen, rejected, target = _pair_of(row)
+            prompt, chosen, rejected, target = pair_of(row)
             found = _examples(prompt, [chosen, rejected], renderer, max_length, f"{path}:{line}")
         except (ValueError, InputError) as error:
             problems.append(_problem(path, line, error))
@@ -147,51 +146,6 @@ def _chat_of(row: dict[str, Any]) -> Dialogue:
     if dialogue[-1].role != "assistant":
         raise ValueError("the dialogue does not end with the assistant; add the answer to learn")
     return dialogue
-
-
-def _exported(row: dict[str, Any]) -> dict[str, Any] | str:
-    """Return a record of a journal in the columns of its export, or why it gives no row; other rows as they are."""
-    if not row.keys() >= {"type", "schema", "id"}:
-        return row
-    if row["type"] == Dropped.kind_name:
-        return f"not labelled: {row.get('reason')}"
-    if row["type"] != Preference.kind_name:
-        raise ValueError(f"a record of the type {row['type']!r}; give the file that holds the preferences")
-    try:
-        rows = preference_rows([Preference.from_json(row)])
-    except ValueError as error:
-        said = " ".join(str(error).replace(";", ",").split()[:40])
-        raise ValueError(f"a damaged preference record ({said}); make the file again") from error
-    return rows[0] if rows else "a tie"
-
-
-def _pair_of(row: dict[str, Any]) -> tuple[Dialogue, str, str, float]:
-    if "chosen" not in row or "rejected" not in row:
-        raise ValueError(f"no 'chosen' and 'rejected' (fields: {', '.join(sorted(row)) or 'none'}); add them")
-    target = row.get("chosen_prob", 1.0)
-    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 <= target <= 1:
-        raise ValueError(f"'chosen_prob' is {target!r}; make it a number from 0 to 1")
-    if "prompt" in row:
-        prompt = dialogue_of(row["prompt"])
-        if prompt[-1].role != "user":
-            raise ValueError("'prompt' does not end with the person's turn; cut it there")
-        return prompt, _answer_of(row["chosen"]), _answer_of(row["rejected"]), float(target)
-    chosen, rejected = dialogue_of(row["chosen"]), dialogue_of(row["rejected"])
-    if chosen[-1].role != "assistant" or rejected[-1].role != "assistant" or chosen[:-1] != rejected[:-1]:
-        raise ValueError("'chosen' and 'rejected' do not share all but the assistant's last turn; give 'prompt' apart")
-    return chosen[:-1], chosen[-1].content, rejected[-1].content, float(target)
-
-
-def _answer_of(given: Any) -> str:
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
-        given = given[0].get("content")
-    if not isinstance(given, str):
-        raise ValueError("'chosen' and 'rejected' must be a text or a list of one message; mend them")
-    try:
-        given.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("the text holds half of a surrogate pair; save it as proper UTF-8") from error
-    return given
 
 
 def _examples(
