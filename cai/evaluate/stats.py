@@ -1,18 +1,15 @@
 """Intervals and verdicts for paired comparisons. The prompt is the unit: each counts once."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from cai.stats import wilson
 from cai.storage import seed_from
 
 Finding = Literal["better", "worse", "no difference shown"]
-
-Z_95 = 1.959963984540054
-"""Standard normal quantile of 0.975."""
 
 RESAMPLES = 4000
 
@@ -62,16 +59,6 @@ def win_rate(probabilities: Sequence[float | None]) -> WinRate:
         low=low,
         high=high,
     )
-
-
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a proportion; (0, 1) when there is nothing to go by."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = successes / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True, kw_only=True)
