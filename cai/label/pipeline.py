@@ -15,11 +15,13 @@ from cai.engines.build import EngineConfig, SamplingConfig, build_engine
 from cai.judges.base import Comparison, Judge, Verdict
 from cai.judges.build import JudgeConfig, build_judge
 from cai.label.aggregate import clamp, flipped, mean_logit
+from cai.label.floor import FloorConfig, check_floor
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import progress
 from cai.records.export import preference_rows, write_rows
 from cai.records.journal import Journal, of_type, rank_path, read_ranks
 from cai.records.loaders import load_prompts
+from cai.records.pairs import load_labelled
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Draft, Dropped, Preference, Prompt, Provenance, Record, short
 from cai.records.trim import to_last_sentence
@@ -39,6 +41,8 @@ class LabelConfig(Config):
     judge: JudgeConfig = JudgeConfig()
     out: Path
     seed: int = 0
+    floor: FloorConfig | None = None
+    """What the judge must reach on pairs that people labelled; below it the stage ends before it labels."""
     principles_per_label: int = Field(1, ge=1)
     """Principles drawn per pair; several are averaged."""
     clamp: tuple[float, float] = (0.0, 1.0)
@@ -63,11 +67,15 @@ def run_label(config: LabelConfig) -> None:
     """
     constitution = load_constitution(config.constitution)
     prompts = load_prompts(config.prompts)
+    if config.floor is not None:
+        load_labelled(config.floor.on)  # a bad file is told now, not after an hour of sampling
     engine = build_engine(config.engine)
     pairs = _sample_pairs(config, prompts, engine)
     del engine
     gc.collect()
     judge = build_judge(config.judge, constitution, prompts=prompts, folder=config.out, seed=config.seed)
+    if config.floor is not None:
+        check_floor(config.floor, judge, constitution, seed=config.seed, out=config.out)
     _label(config, constitution, judge, pairs)
     wait_for_all()
     if is_main():

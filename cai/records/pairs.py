@@ -65,6 +65,19 @@ def load_labelled(paths: Iterable[Path]) -> tuple[list[LabelledPair], Counter[st
     return list(pairs.values()), dropped
 
 
+def take_pairs(paths: Iterable[Path], most: int) -> list[LabelledPair]:
+    """Return the pairs of some files, at most so many of each (0: all), which their content decides, not their order.
+
+    Raises InputError as `load_labelled` does.
+    """
+    pairs: dict[str, LabelledPair] = {}
+    for path in paths:
+        own, _ = load_labelled([path])
+        for pair in sorted(own, key=lambda pair: pair.id)[: most or None]:
+            pairs.setdefault(pair.id, pair)
+    return list(pairs.values())
+
+
 def _labelled(row: dict[str, Any], source: str) -> LabelledPair | str:
     if "text_correct" in row and "text_incorrect" in row:
         row = {"chosen": row["text_correct"], "rejected": row["text_incorrect"]}

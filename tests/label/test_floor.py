@@ -1,0 +1,82 @@
+"""Below its floor a judge labels nothing."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cai.constitution import load_constitution
+from cai.errors import GateError, InputError
+from cai.judges.base import Comparison, Verdict
+from cai.label import pipeline
+from cai.label.floor import FloorConfig, check_floor
+from cai.label.pipeline import LabelConfig, run_label
+from tests.label.test_pipeline import LengthJudge, reply, settings
+
+RULES = load_constitution("harmless")
+
+
+class Coin:
+    """Prefers what is shown first, in both orders."""
+
+    name = model = "coin"
+    by_principle = False
+
+    def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+        for item in comparisons:
+            yield Verdict(id=item.id, prob_a=0.6, prob_a_by_order=(0.9, 0.3))
+
+
+class Silent(Coin):
+    def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+        for item in comparisons:
+            yield Verdict(id=item.id, prob_a=None, reason="tie")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    path = tmp_path / "people.jsonl"
+    rows = [{"prompt": f"Q{n}", "chosen": f"a long answer {n}", "rejected": f"no {n}"} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_good_judge_passes_and_its_figures_are_kept(pairs: Path, tmp_path: Path) -> None:
+    floor = FloorConfig(on=[pairs], pairs=30, min_accuracy=0.9, max_flip_rate=0.1)
+    found = check_floor(floor, LengthJudge(), RULES, seed=0, out=tmp_path)
+    assert (found.pairs, found.accuracy) == (30, 1.0)
+    assert json.loads((tmp_path / "judge_audit.json").read_text())["accuracy"] == 1.0
+
+
+def test_a_judge_below_any_floor_is_refused_with_all_reasons(pairs: Path, tmp_path: Path) -> None:
+    floor = FloorConfig(on=[pairs], min_accuracy=0.9, max_flip_rate=0.1)
+    with pytest.raises(GateError, match=r"'coin' is below the floor on 40 pairs: agrees .* 90%\), changes with the"):
+        check_floor(floor, Coin(), RULES, seed=0, out=tmp_path)
+    assert (tmp_path / "judge_audit.json").is_file()
+    with pytest.raises(GateError, match="no verdict on 100%"):
+        check_floor(FloorConfig(on=[pairs]), Silent(), RULES, seed=0, out=tmp_path)
+
+
+def test_the_stage_ends_before_it_labels(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cai.engines.scripted import ScriptedEngine
+
+    monkeypatch.setattr(pipeline, "build_engine", lambda config: ScriptedEngine(reply))
+    monkeypatch.setattr(pipeline, "build_judge", lambda *args, **kwargs: Coin())
+    config = settings(tmp_path, "out", floor={"on": [pairs], "min_accuracy": 0.9})
+    with pytest.raises(GateError, match="nothing was labelled"):
+        run_label(config)
+    assert not (tmp_path / "out" / "preferences.jsonl").exists()
+    monkeypatch.setattr(pipeline, "build_judge", lambda *args, **kwargs: LengthJudge())
+    run_label(config)
+    assert (tmp_path / "out" / "pairs.jsonl").is_file()
+
+
+def test_a_bad_file_is_told_before_anything_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(config: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(pipeline, "build_engine", never)
+    config: LabelConfig = settings(tmp_path, "out", floor={"on": [tmp_path / "none.jsonl"]})
+    with pytest.raises(InputError, match="no such file"):
+        run_label(config)
