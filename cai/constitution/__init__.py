@@ -3,7 +3,7 @@
 from cai.constitution.checkers import checker
 from cai.constitution.model import ComparisonShot, Constitution, FewShot, Principle, Probe, Wordings
 from cai.constitution.parse import load_constitution
-from cai.constitution.sample import draw, draw_balanced, draw_distinct
+from cai.constitution.sample import check_tags, draw, draw_balanced, draw_distinct
 
 __all__ = [
     "ComparisonShot",
@@ -12,6 +12,7 @@ __all__ = [
     "Principle",
     "Probe",
     "Wordings",
+    "check_tags",
     "checker",
     "draw",
     "draw_balanced",

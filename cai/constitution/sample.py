@@ -9,6 +9,8 @@ from bisect import bisect
 from itertools import accumulate
 
 from cai.constitution.model import Constitution, Principle
+from cai.errors import InputError, Problem
+from cai.strict_yaml import suggestion
 
 Seed = int | str
 
@@ -42,6 +44,18 @@ def draw_balanced(constitution: Constitution, seed: Seed, count: int, *, tags: t
     while len(drawn) < count:
         drawn.extend(sorted(principles, key=lambda _: generator.random()))
     return drawn[:count]
+
+
+def check_tags(constitution: Constitution, tags: tuple[str, ...], path: str) -> None:
+    """Raise InputError for tags that no principle has: a run would draw from fewer than was meant."""
+    known = {tag for principle in constitution.principles for tag in principle.tags}
+    problems = [
+        Problem(path, 0, 0, f"no principle has the tag {tag!r}", suggestion(tag, sorted(known)))
+        for tag in tags
+        if tag not in known
+    ]
+    if problems:
+        raise InputError(problems)
 
 
 def _among(constitution: Constitution, tags: tuple[str, ...]) -> tuple[Principle, ...]:

@@ -12,7 +12,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field
 
 from cai.config import Config
-from cai.constitution import Constitution, Principle, draw, load_constitution
+from cai.constitution import Constitution, Principle, check_tags, draw, draw_balanced, load_constitution
 from cai.constitution.ask import critique_request, revision_request, stops
 from cai.engines.base import Engine, Failure, Generated, GenerateRequest, Sampling
 from cai.engines.build import EngineConfig, SamplingConfig, build_engine
@@ -42,6 +42,10 @@ class GenerateConfig(Config):
     engine: EngineConfig = EngineConfig()
     out: Path
     seed: int = 0
+    tags: list[str] = Field(default_factory=list)
+    """Only principles with one of these tags are drawn; none: all."""
+    draw: Literal["weighted", "balanced"] = "weighted"
+    """How a step's principle is drawn: by weight and independently, as in the paper, or each as often as the others."""
     drafts_per_prompt: int = Field(1, ge=1)
     rounds: int = Field(4, ge=0)
     """Critique-and-revise rounds; the paper's is 4."""
@@ -109,6 +113,7 @@ def run_generate(config: GenerateConfig) -> None:
     result.json to `config.out`. Raises InputError for unusable inputs, before the model is loaded.
     """
     constitution = load_constitution(config.constitution)
+    check_tags(constitution, tuple(config.tags), config.constitution)
     prompts = load_prompts(config.prompts)
     with Pipeline(config, constitution, build_engine(config.engine)) as pipeline:
         pipeline.run(prompts)
@@ -223,8 +228,7 @@ class Pipeline:
             ),
         )
         questions = []
-        for chain in chains:
-            principle = self._draw(chain, number)
+        for chain, principle in zip(chains, self._drawn(chains, number), strict=True):
             asked = critique_request(self._constitution, principle, chain.prompt.messages, chain.text)
             stop = stops(principle.critique)
             questions.append(Question(chain, *asked, principle=principle.id, parent=chain.id, stop=stop))
@@ -234,7 +238,8 @@ class Pipeline:
         ]
 
     def _at_once(self, chains: Sequence[Chain], number: int) -> list[Question]:
-        return [self._revision_question(chain, self._draw(chain, number), None) for chain in chains]
+        drawn = self._drawn(chains, number)
+        return [self._revision_question(chain, principle, None) for chain, principle in zip(chains, drawn, strict=True)]
 
     def _revision_question(self, chain: Chain, principle: Principle, critique: Critique | None) -> Question:
         text = critique.text if critique else None
@@ -242,8 +247,16 @@ class Pipeline:
         parent = critique.id if critique else chain.id
         return Question(chain, *asked, principle=principle.id, parent=parent, stop=stops(principle.revision))
 
-    def _draw(self, chain: Chain, number: int) -> Principle:
-        return draw(self._constitution, seed_from(self._config.seed, "principle", chain.id, number))
+    def _drawn(self, chains: Sequence[Chain], number: int) -> list[Principle]:
+        """Return a principle for each chain, drawn afresh in every round."""
+        tags = tuple(self._config.tags)
+        if self._config.draw == "balanced" and chains:
+            seed = seed_from(self._config.seed, "principles", chains[0].id, number)
+            return draw_balanced(self._constitution, seed, len(chains), tags=tags)
+        return [
+            draw(self._constitution, seed_from(self._config.seed, "principle", chain.id, number), tags=tags)
+            for chain in chains
+        ]
 
     def _take(
         self, step: Step, questions: Sequence[Question], cls: type[R], *, number: int

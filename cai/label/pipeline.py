@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from cai.config import Config
-from cai.constitution import Constitution, Principle, draw_distinct, load_constitution
+from cai.constitution import Constitution, Principle, check_tags, draw_distinct, load_constitution
 from cai.engines.base import Engine, Failure, GenerateRequest
 from cai.engines.build import EngineConfig, SamplingConfig, build_engine
 from cai.judges.base import Comparison, Judge, Verdict
@@ -41,6 +41,8 @@ class LabelConfig(Config):
     judge: JudgeConfig = JudgeConfig()
     out: Path
     seed: int = 0
+    tags: list[str] = Field(default_factory=list)
+    """Only principles with one of these tags are drawn; none: all."""
     floor: FloorConfig | None = None
     """What the judge must reach on pairs that people labelled; below it the stage ends before it labels."""
     principles_per_label: int = Field(1, ge=1)
@@ -66,6 +68,7 @@ def run_label(config: LabelConfig) -> None:
     `chosen_prob`), summary.json and result.json to `config.out`. Raises InputError before the model is loaded.
     """
     constitution = load_constitution(config.constitution)
+    check_tags(constitution, tuple(config.tags), config.constitution)
     prompts = load_prompts(config.prompts)
     if config.floor is not None:
         load_labelled(config.floor.on)  # a bad file is told now, not after an hour of sampling
@@ -191,7 +194,9 @@ def _judged(
     for item in items:
         prompt, a, b = item.work
         count = config.principles_per_label if judge.by_principle else 1
-        drawn[item.key] = draw_distinct(constitution, seed_from(config.seed, "label", item.key), count)
+        drawn[item.key] = draw_distinct(
+            constitution, seed_from(config.seed, "label", item.key), count, tags=tuple(config.tags)
+        )
         for number, principle in enumerate(drawn[item.key]):
             comparisons.append(
                 Comparison(

@@ -1,6 +1,7 @@
 """Drafts, critiques and revisions on a scripted engine: what is asked, kept, dropped and resumed."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from cai.constitution import load_constitution
 from cai.engines.base import Failure, GenerateRequest
 from cai.engines.scripted import ScriptedEngine
+from cai.errors import InputError
 from cai.generate import pipeline
 from cai.generate.pipeline import GenerateConfig, run_generate
 from cai.records.journal import of_type, read_journal
@@ -75,6 +77,26 @@ def test_a_run_resumed_at_any_line_ends_with_the_same_bytes(
             (out / f"{name}.jsonl").write_bytes(b"".join(lines) + b'{"torn')
         run_generate(settings(prompts, out))
         assert journals(out) == expected
+
+
+def test_only_tagged_principles_are_drawn(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, ScriptedEngine(reply))
+    run_generate(settings(prompts, tmp_path / "out", tags=["refusal"]))
+    drawn = {critique.principle for critique in of_type(read_journal(tmp_path / "out/critiques.jsonl"), Critique)}
+    assert drawn <= {principle.id for principle in CONSTITUTION.tagged(("refusal",))}
+    with pytest.raises(InputError, match=r"no principle has the tag 'refusals'; did you mean 'refusal'\?"):
+        run_generate(settings(prompts, tmp_path / "none", tags=["refusals"]))
+    assert not (tmp_path / "none").exists()
+
+
+def test_balanced_draws_use_each_principle_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "many.jsonl"
+    count = 2 * len(CONSTITUTION.principles)
+    path.write_text("".join(json.dumps({"prompt": f"Bad question {n}?"}) + "\n" for n in range(count)))
+    use(monkeypatch, ScriptedEngine(reply))
+    run_generate(settings(path, tmp_path / "out", draw="balanced", window=count, rounds=1))
+    critiques = of_type(read_journal(tmp_path / "out/critiques.jsonl"), Critique)
+    assert set(Counter(critique.principle for critique in critiques).values()) == {2}
 
 
 def test_another_seed_asks_with_other_seeds(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

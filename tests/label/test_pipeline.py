@@ -8,6 +8,7 @@ import pytest
 
 from cai.engines.base import GenerateRequest
 from cai.engines.scripted import ScriptedEngine
+from cai.errors import InputError
 from cai.judges.base import Comparison, Verdict
 from cai.label import pipeline
 from cai.label.pipeline import LabelConfig, run_label
@@ -107,3 +108,11 @@ def test_a_cut_off_run_ends_with_the_same_bytes(tmp_path: Path, judge: LengthJud
 def test_a_clamp_that_is_upside_down_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="clamp"):
         settings(tmp_path, "out", clamp=(0.6, 0.4))
+
+
+def test_only_tagged_principles_judge(tmp_path: Path, judge: LengthJudge) -> None:
+    run_label(settings(tmp_path, "out", tags=["privacy"]))
+    assert judge.seen
+    assert all("privacy" in item.principle.tags for item in judge.seen)
+    with pytest.raises(InputError, match="no principle has the tag 'privcy'"):
+        run_label(settings(tmp_path, "other", tags=["privcy"]))
