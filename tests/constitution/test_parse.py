@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from cai.constitution import load_constitution, parse
 from cai.constitution.parse import shipped
 from cai.errors import InputError
-from cai.strict_yaml import load
 
 ROOT = Path(__file__).parents[2]
 HARMLESS = ROOT / "constitutions" / "harmless.yaml"
@@ -157,46 +155,6 @@ def test_harmless_is_shipped() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_shipped_constitution_says_everything_itself(name: str) -> None:
-    source = load(shipped()[name]).data
-    constitution = load_constitution(name)
-    assert constitution.name == name
-    assert constitution.licence == "Apache-2.0"
-    assert constitution.description
-    for given_principle in source["principles"]:
-        assert {"id", "title", "text", "critique", "revision", "comparison", "contrast", "tags"} <= set(given_principle)
-    for principle in constitution.principles:
-        assert principle.comparison.endswith("?")
-        assert principle.contrast != principle.text
-        words = (principle.critique, principle.revision, principle.comparison, principle.contrast)
-        assert len(set(words)) == 4
-        assert all(len(wording) < 400 for wording in (principle.text, *words)), (
-            f"too long for a small model: {principle.id}"
-        )
-    titles = [principle.title for principle in constitution.principles]
-    assert len(set(titles)) == len(titles)
-
-
-NAMES_AN_OPTION = re.compile(
-    r"\([AB12]\)|\b(?:options?|answers?|responses?) (?:[A-D]|\d)\b|\b(?:first|second|last)\b", re.I
-)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_comparison_hints_at_neither_answer(name: str) -> None:
-    for principle in load_constitution(name).principles:
-        assert not NAMES_AN_OPTION.search(principle.comparison), principle.id
-        assert "answers" in principle.comparison, "both answers are meant"
-
-
-@pytest.mark.parametrize(
-    "hint", ["Is (A) better?", "Is answer B kinder?", "Is the first one kinder?", "Take option 2."]
-)
-def test_a_hint_would_be_seen(hint: str) -> None:
-    assert NAMES_AN_OPTION.search(hint)
-
-
-@pytest.mark.parametrize("name", EVERY)
 def test_a_shipped_few_shot_shows_a_change(name: str) -> None:
     examples = load_constitution(name).few_shots
     assert examples
@@ -205,11 +163,6 @@ def test_a_shipped_few_shot_shows_a_change(name: str) -> None:
         assert example.critique not in (example.response, example.revision)
         assert "{" not in "".join(example.model_dump().values())
     assert len({example.prompt for example in examples}) == len(examples)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_editors_find_the_schema(name: str) -> None:
-    assert shipped()[name].read_text("utf-8").splitlines()[0] == "# yaml-language-server: $schema=schema.json"
 
 
 def test_the_schema_is_current() -> None:
