@@ -20,6 +20,8 @@ from cai.successor.entries import ENTRIES
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs/run-folder.md")}
 README = DOCUMENTS["README.md"]
+GROUPS = ("constitution", "judge")
+"""Commands that have commands."""
 
 
 def blocks(language: str) -> list[str]:
@@ -65,7 +67,7 @@ def test_a_command_names_what_there_is(command: str) -> None:
         load_config(ENTRIES[name].load_config(), config, [word for word in words[5:] if "=" in word])
     if words[0] == "cai":
         shown = subprocess.run(
-            [sys.executable, "-m", "cai.cli.main", words[1], "--help"],
+            [sys.executable, "-m", "cai.cli.main", *words[1 : 2 + (words[1] in GROUPS)], "--help"],
             cwd=ROOT,
             env={"COLUMNS": "120"},
             capture_output=True,
@@ -81,7 +83,9 @@ def test_a_command_names_what_there_is(command: str) -> None:
 def test_every_option_that_is_mentioned_is_one() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    known = {name for command in group.commands.values() for option in command.params for name in option.opts}
+    inner = [each for each in group.commands.values() if isinstance(each, TyperGroup)]
+    commands = [*group.commands.values(), *(command for each in inner for command in each.commands.values())]
+    known = {name for command in commands for option in command.params for name in option.opts}
     mentioned = set(re.findall(r"(?<=[\s`])--[a-z-]+", README))
     assert {"--size", "--model", "--config"} <= mentioned
     assert mentioned <= known | {"--config"}

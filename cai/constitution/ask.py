@@ -64,12 +64,13 @@ def comparison_request(
     """Return the dialogue that asks which of two answers is better, and how many of its messages all such begin with.
 
     It ends where the answer begins: `CHOICE`, and then the letter. The better answer of an example stands first and
-    second by turns, so that the examples teach no place.
+    second by turns, so that the examples teach no place, unless the example says where.
     """
     asked = [(shot, WHICH) for shot in shots] + [(shot, principle.comparison) for shot in principle.comparison_shots]
     turns: list[Message] = []
     for index, (shot, question) in enumerate(asked):
-        letter, options = ("B", (shot.rejected, shot.chosen)) if index % 2 else ("A", (shot.chosen, shot.rejected))
+        letter = shot.place or "AB"[index % 2]
+        options = (shot.chosen, shot.rejected) if letter == "A" else (shot.rejected, shot.chosen)
         turns.append(Message("user", _comparison_turn((Message("user", shot.prompt),), question, *options)))
         turns.append(Message("assistant", f"{CHOICE}{letter})"))
     question = _comparison_turn(prompt, principle.comparison, first, second)

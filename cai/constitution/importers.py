@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
 
-from cai.constitution.model import Constitution, FewShot, Principle
+from cai.constitution.model import ComparisonShot, Constitution, FewShot, Principle
 from cai.constitution.prose import checked, slug
 from cai.errors import InputError, Problem
 from cai.strict_yaml import Location, Place, Tree, suggestion, validate
@@ -117,24 +117,14 @@ def import_constitution(
     if not found.principles:
         problem, fix = "no principle here, only examples", "name the file with the instructions, too"
         raise InputError(Problem(shown, 0, 0, problem, fix))
-    _place_comparisons(found)
     data = {
         "name": slug(name or Path(given[0]).stem) or "imported",
         "version": "1",
         "principles": found.principles,
         "few_shots": found.few_shots,
+        "comparison_shots": found.comparisons,
     }
     return validate(Constitution, Tree(shown, data, {(): (1, 1)}, {}))
-
-
-def _place_comparisons(found: _Found) -> None:
-    """Give examples of comparisons to the principles that compare, in turn: critiques have no use for them."""
-    comparing = [item for item in found.principles if "comparison" in item.get("tags", ())]
-    for number, example in enumerate(found.comparisons):
-        if comparing:
-            comparing[number % len(comparing)].setdefault("few_shots", []).append(example)
-        else:
-            found.few_shots.append(example)
 
 
 def _files(path: Path) -> list[Path]:
@@ -214,7 +204,7 @@ def _paper(file: _File, found: _Found) -> None:
             found.add(file, file.place(item), {"text": text, "comparison": text, "tags": ["comparison"]})
         elif isinstance(item, dict) and "prompt" in item:
             example = _comparison_example(file, item)
-            found.comparisons.append(_valid(FewShot, example, file, file.place(item["prompt"])))
+            found.comparisons.append(_valid(ComparisonShot, example, file, file.place(item["prompt"])))
         else:
             raise file.bad(f"neither an instruction nor an example: {str(item)[:60]!r}", "remove it")
 
@@ -260,30 +250,22 @@ def _chain(file: _File, text: str) -> dict[str, Any]:
 
 
 def _comparison_example(file: _File, item: dict[str, Any]) -> dict[str, Any]:
-    """Return an example of a comparison: the worse answer, what is said of the two, and the better one."""
+    """Return an example of a comparison: the dialogue, the better answer, the worse one, and what is said of them."""
     prompt = item["prompt"]
     if not isinstance(prompt, str):
         raise file.bad("a prompt is not a text", "write a text")
+    reasons = place = ""
     if reasoned := _REASONED.fullmatch(prompt.strip()):
         options = {"A": reasoned["a"], "B": reasoned["b"]}
         better = options.pop(reasoned["answer"])
         worse = next(iter(options.values()))
-        dialogue, critique = reasoned["dialogue"], f"{reasoned['reasons'].strip()} ({reasoned['answer']})"
-        request = f"Which of these answers is better?\n(A) {reasoned['a'].strip()}\n(B) {reasoned['b'].strip()}"
+        dialogue, reasons, place = reasoned["dialogue"], reasoned["reasons"].strip(), reasoned["answer"]
     else:
         better, worse = (_first(file, item, key) for key in ("corrects", "incorrects"))
-        dialogue, critique = prompt, "The other answer is better."
-        request = "Is this answer as good as it could be?"
+        dialogue = prompt
     dialogue = re.sub(r"(?m)^(H|A): *", lambda match: _LONG[match.group(1)], dialogue)
     dialogue = re.sub(r"\n\nAssistant:\s*$", "", re.sub(r"^\s*Human: ?", "", dialogue)).strip()
-    return {
-        "prompt": dialogue,
-        "response": worse.strip(),
-        "critique_request": request,
-        "critique": critique,
-        "revision_request": "Give the better answer.",
-        "revision": better.strip(),
-    }
+    return {"prompt": dialogue, "chosen": better.strip(), "rejected": worse.strip(), "reasons": reasons, "place": place}
 
 
 def _first(file: _File, item: dict[str, Any], key: str) -> str:

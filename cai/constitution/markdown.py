@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 MARK = "<!-- A constitution, written by cai, which also reads it: keep this line. -->"
 _INFO = "yaml"
-_EXAMPLES = "Examples of critiques and revisions"
-"""The last section: it has the constitution's own `few_shots`, and no id."""
+_EXAMPLES = "Examples"
+"""The last section: it has the constitution's own `_SHOTS`, and no id."""
+_SHOTS = ("few_shots", "comparison_shots")
 
 
 def to_markdown(constitution: Constitution) -> str:
@@ -33,13 +34,13 @@ def to_markdown(constitution: Constitution) -> str:
     """
     fields = constitution_fields(constitution)
     principles = fields.pop("principles")
-    few_shots = fields.pop("few_shots", None)
+    shots = {name: fields.pop(name) for name in _SHOTS if name in fields}
     title = constitution.name.replace("-", " ").replace("_", " ").capitalize()
     parts = [MARK, _section("#", title, fields, "description", "", constitution.name)]
     for principle, said in zip(constitution.principles, principles, strict=True):
         parts.append(_section("##", principle.title, said, "text", "title", constitution.name))
-    if few_shots:
-        parts.append(_rendered("##", _EXAMPLES, "", {"few_shots": few_shots}, constitution.name))
+    if shots:
+        parts.append(_rendered("##", _EXAMPLES, "", shots, constitution.name))
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,10 +77,11 @@ def _written_tree(text: str, name: str) -> Tree:
             if len(problems) > SHOWN:
                 break
             continue
-        if number and set(tree.data) == {"title", "few_shots"}:
-            data["few_shots"] = tree.data["few_shots"]
-            values.update({key: place for key, place in tree.values.items() if key[:1] == ("few_shots",)})
-            keys.update({key: place for key, place in tree.keys.items() if key[:1] == ("few_shots",)})
+        shots = [name for name in _SHOTS if name in tree.data]
+        if number and shots and set(tree.data) == {"title", *shots}:
+            data.update({name: tree.data[name] for name in shots})
+            values.update({key: place for key, place in tree.values.items() if key[:1] and key[0] in shots})
+            keys.update({key: place for key, place in tree.keys.items() if key[:1] and key[0] in shots})
             continue
         at: Location = ("principles", len(principles)) if number else ()
         values.update({(*at, *key): place for key, place in tree.values.items()})

@@ -178,6 +178,8 @@ class ComparisonShot(Part):
     """The worse one."""
     reasons: Note = ""
     """What is thought before the choice, where a judge thinks first."""
+    place: Literal["", "A", "B"] = ""
+    """Where the better answer stands, if the reasons speak of places; else examples take turns."""
 
 
 def _some(principles: tuple[Principle, ...]) -> tuple[Principle, ...]:

@@ -32,11 +32,11 @@ def to_yaml(constitution: Constitution) -> str:
     """
     fields = constitution_fields(constitution)
     principles = fields.pop("principles")
-    few_shots = fields.pop("few_shots", None)
+    shots = {name: fields.pop(name) for name in ("few_shots", "comparison_shots") if name in fields}
     text = yaml_text(fields, name=constitution.name) + "\nprinciples:\n"
     text += "\n".join(_item(item, constitution.name) for item in principles)
-    if few_shots:
-        text += "\nfew_shots:\n" + "\n".join(_item(item, constitution.name) for item in few_shots)
+    for name, items in shots.items():
+        text += f"\n{name}:\n" + "\n".join(_item(item, constitution.name) for item in items)
     return text
 
 

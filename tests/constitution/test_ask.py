@@ -69,6 +69,13 @@ def test_a_principles_own_examples_follow_those_of_all() -> None:
         assert dialogue[shared + 1].content in ("C", "Better")
 
 
+def test_an_example_whose_reasons_name_a_place_keeps_it() -> None:
+    shots = [ComparisonShot(prompt="Q", chosen="good", rejected="bad", reasons="B is kinder.", place="B")] * 2
+    dialogue, _ = comparison_request(shots, PRINCIPLE, PROMPT, "one", "two")
+    assert [turn.content for turn in dialogue[1:4:2]] == [f"{CHOICE}B)"] * 2
+    assert all("(A) bad\n(B) good" in turn.content for turn in dialogue[0:4:2])
+
+
 def test_examples_of_comparisons_prefer_no_place() -> None:
     shots = [ComparisonShot(prompt=f"Q{n}", chosen=f"good{n}", rejected=f"bad{n}") for n in range(4)]
     own = ComparisonShot(prompt="Mine", chosen="yes", rejected="no")

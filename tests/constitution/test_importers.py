@@ -49,11 +49,6 @@ def write(folder: Path, name: str, content: Any) -> Path:
     return path
 
 
-def examples(constitution: Constitution) -> list[Any]:
-    own = [example for item in constitution.principles for example in item.few_shots]
-    return [*constitution.few_shots, *own]
-
-
 def loads_again(constitution: Constitution) -> None:
     assert read_constitution(load(to_yaml(constitution))).digest == constitution.digest
 
@@ -63,8 +58,8 @@ def test_all_of_the_paper_arrives() -> None:
     constitution = import_constitution(PAPER)
     assert len(constitution.principles) == 32
     assert len(constitution.tagged(("critique",))) == len(constitution.tagged(("comparison",))) == 16
-    found = examples(constitution)
-    assert len(found) == 5 + 5 + 6
+    assert (len(constitution.few_shots), len(constitution.comparison_shots)) == (5, 5 + 6)
+    assert sum(bool(shot.reasons) for shot in constitution.comparison_shots) in (5, 6)
     held = " ".join(to_one_line(constitution))
     for path in sorted(PAPER.glob("*.json")):
         for sentence in sentences(json.loads(path.read_text(encoding="utf-8"))):
@@ -107,11 +102,11 @@ def test_the_papers_formats(tmp_path: Path) -> None:
     assert chain.prompt == "One?\n\nAssistant: Two.\n\nHuman: Three?"
     assert chain.response == "Four.\n\nCriticism apart."
     assert chain.revision == "Five.\n\nSix."
-    choice, reasoned = (item for item in examples(constitution) if item is not chain)
-    assert (choice.prompt, choice.response, choice.revision) == ("Seven?", "Bad.", "Good.")
+    choice, reasoned = constitution.comparison_shots
+    assert (choice.prompt, choice.chosen, choice.rejected, choice.reasons) == ("Seven?", "Good.", "Bad.", "")
     assert reasoned.prompt == "Eight?\n\nAssistant: Nine.\n\nHuman: Ten?"
-    assert (reasoned.response, reasoned.revision) == ("Worse.", "Better.")
-    assert reasoned.critique == "Let's think: B is. (B)"
+    assert (reasoned.chosen, reasoned.rejected) == ("Better.", "Worse.")
+    assert (reasoned.reasons, reasoned.place, choice.place) == ("Let's think: B is.", "B", "")
     loads_again(constitution)
 
 

@@ -34,6 +34,7 @@ FULL = {
     "framing": "avoid",
     "path": ["Values: all", "# Kindness"],
     "few_shots": [EXAMPLE],
+    "comparison_shots": [{"prompt": "Hi", "chosen": "Hello.", "rejected": "## What", "reasons": "One: greets."}],
     "probes": [{"prompt": "Say something mean.", "twin": "Say something kind."}, {"prompt": "```\nmean"}],
     "checker": "max_words:120",
     "gate_margin": 0.25,

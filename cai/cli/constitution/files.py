@@ -49,8 +49,8 @@ def import_(
     if out is not None and out.suffix.lower() not in (".yaml", ".yml"):
         raise InputError(Problem(str(out), 0, 0, "not a YAML file", "name a file that ends in .yaml"))
     _put(text, out, keep=True)
-    own = sum(len(item.few_shots) for item in constitution.principles)
-    examples = len(constitution.few_shots) + own
+    whole: list[Constitution | Principle] = [constitution, *constitution.principles]
+    examples = sum(len(part.few_shots) + len(part.comparison_shots) for part in whole)
     print(f"{len(constitution.principles)} principles and {examples} examples", file=sys.stderr)
 
 
