@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cai.engines.base import Engine, Sampling
 from cai.engines.ray import RayConfig
 from cai.engines.server import ServerConfig
+from cai.engines.vllm_config import VLLMConfig
 from cai.errors import InputError, Problem
 
 
@@ -28,6 +29,7 @@ class Known:
 
 ENGINES = {
     "transformers": Known("cai.engines.transformers", "in this process, on a CPU or a GPU; the default"),
+    "vllm": Known("cai.engines.vllm", "vLLM in this process, on one or several GPUs, or a CPU", ("vllm",), "vllm"),
     "openai": Known("cai.engines.openai", "any OpenAI-compatible server: vLLM, SGLang, llama.cpp, Ollama, hosted"),
     "ray": Known("cai.engines.ray", "on many workers, on this machine or a cluster", ("ray",), "ray"),
 }
@@ -67,6 +69,8 @@ class EngineConfig(BaseModel):
     window: int = Field(default=256, ge=1)
     """Requests taken from the stream before work on them begins: more makes better batches, less makes a run that was
     cut off lose less."""
+    vllm: VLLMConfig | None = None
+    """``vllm``: how it holds the model."""
     server: ServerConfig | None = None
     """``openai``: where the server is, and the limits of what is asked of it."""
     ray: RayConfig | None = None

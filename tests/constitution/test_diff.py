@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 
 from cai.constitution import Constitution, Principle
 from cai.constitution.ask import comparison_request, critique_request, revision_request
-from cai.constitution.diff import (
-    STAGES,
-    Changed,
-    Relisted,
-    Reworded,
-    diff,
-    to_plain,
-    word_edits,
-)
+from cai.constitution.diff import STAGES, Changed, Relisted, Reworded, diff, to_plain, word_edits
 from cai.types import Message
 
 SHOT = dict.fromkeys(("prompt", "response", "critique_request", "critique", "revision_request", "revision"), "x")
@@ -46,13 +38,6 @@ def prompts(a: Constitution, b: Constitution) -> dict[str, str]:
     return {f"{item.principle}/{item.stage}": ", ".join(item.causes) for item in diff(a, b).prompts}
 
 
-def test_what_is_equal_has_no_changes() -> None:
-    found = diff(made("calm", "brief"), made("calm", "brief"))
-    assert not found
-    assert found.same_digest
-    assert found.prompts == ()
-
-
 def test_added_and_removed() -> None:
     found = diff(made("calm", "brief"), made("calm", "kind", "wise"))
     assert [item.id for item in found.added] == ["kind", "wise"]
@@ -73,6 +58,12 @@ def test_a_principle_is_known_by_its_id_before_its_text() -> None:
     found = diff(made("calm"), made({"id": "calm", "text": "Be brief."}, {"id": "quiet", "text": "Be calm."}))
     assert [item.id for item in found.added] == ["quiet"]
     assert [item.id for item in found.principles] == ["calm"]
+
+
+def test_new_names_of_the_same_text_are_given_in_their_order() -> None:
+    same = {"text": "Be calm."}
+    found = diff(made({"id": "a", **same}, {"id": "b", **same}), made({"id": "x", **same}, {"id": "y", **same}))
+    assert [(item.old_id, item.id, item.moved) for item in found.principles] == [("a", "x", False), ("b", "y", False)]
 
 
 @pytest.mark.parametrize(
@@ -202,6 +193,16 @@ def test_an_example_that_is_there_twice_is_counted_twice() -> None:
         ({"few_shots": []}, {"few_shots": [SHOT]}, {"calm/critique": "own examples", "calm/revision": "own examples"}),
         ({}, {"comparison_shots": [COMPARED]}, {"calm/comparison": "own examples"}),
         ({"weight": 1}, {"weight": 2}, {}),
+        (
+            {"few_shots": [SHOT], "critique": "A?", "contrast": "A"},
+            {"few_shots": [{**SHOT, "revision": "y"}], "critique": "B?", "contrast": "B"},
+            {"calm/critique": "wording", "calm/revision": "own examples", "calm/contrast": "wording"},
+        ),
+        (
+            {"few_shots": [SHOT]},
+            {"text": "Be still."},
+            {f"calm/{stage}": "text, own examples" if stage in STAGES[:2] else "text" for stage in STAGES},
+        ),
     ],
 )
 def test_prompts_that_change_with_a_principle(a: dict[str, Any], b: dict[str, Any], expected: dict[str, str]) -> None:
@@ -337,7 +338,7 @@ def test_digests_differ_where_a_change_is_told_and_nowhere_else(a: Constitution,
     assert not (found.same_digest and not only_templates)
     if not found.same_digest and only_templates:
         assert found.prompts, "a template changes the digest through the prompts that it makes"
-    assert not diff(a, a)
+    assert (bool(diff(a, a)), diff(a, a).same_digest, diff(a, a).prompts) == (False, True, ())
 
 
 def asked(constitution: Constitution, principle: Principle) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """`cai constitution import` and `cai constitution render`: constitutions from and into other files."""
 
-import html
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,16 +13,6 @@ if TYPE_CHECKING:
     from cai.constitution import Constitution, Principle
 
 FORMATS = ("md", "html", "prompt")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_STYLE = """
-body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }
-code, dt { font-family: ui-monospace, monospace; font-size: .875rem; }
-dt { margin-top: .75rem; color: #555; }
-dd { margin: 0; white-space: pre-wrap; }
-p { white-space: pre-wrap; }
-section { border-top: 1px solid #ccc; margin-top: 2rem; }
-@media (prefers-color-scheme: dark) { body { background: #111; color: #eee; } dt { color: #aaa; } }
-"""
 
 ASKED = "<what a person asked>"
 ANSWER = "<the answer>"
@@ -61,6 +50,7 @@ def render(
     out: Annotated[Path | None, typer.Option(help="The file to write; left out: the terminal.")] = None,
 ) -> None:
     """Show a constitution as a document, as a page, or as the prompts that a model sees."""
+    from cai.cli.constitution.page import to_html
     from cai.constitution import load_constitution
     from cai.constitution.markdown import to_markdown
     from cai.strict_yaml import suggestion
@@ -72,51 +62,6 @@ def render(
         constitution = _only(constitution, principle)
     makers = {"md": to_markdown, "html": to_html, "prompt": to_prompts}
     _put(makers[to](constitution), out)
-
-
-def to_html(constitution: "Constitution") -> str:
-    """Return a page that stands alone: nothing in it is loaded from elsewhere, and no text in it is markup."""
-    from cai.constitution.yaml_out import constitution_fields
-
-    said = html.escape
-    fields = constitution_fields(constitution)
-    title = said(constitution.name)
-    head = "".join(
-        f"<dt>{said(key)}</dt><dd>{said(str(fields[key]))}</dd>" for key in ("version", "licence") if key in fields
-    )
-    sections = "".join(_html_section(item) for item in constitution.principles)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n<style>{_STYLE}</style>\n'
-        f"</head>\n<body>\n<h1>{title}</h1>\n<p>{said(constitution.description)}</p>\n"
-        f"<dl>{head}<dt>digest</dt><dd>{said(constitution.digest)}</dd></dl>\n{sections}</body>\n</html>\n"
-    )
-
-
-def _html_section(principle: "Principle") -> str:
-    said = html.escape
-    rows = []
-    for key, value in principle.model_dump(mode="json").items():
-        if key in ("id", "title", "text") or value in ("", None, [], {}):
-            continue
-        shown = ", ".join(map(str, value)) if isinstance(value, list) and _words(value) else _lines(value)
-        rows.append(f"<dt>{said(key)}</dt><dd>{said(shown)}</dd>")
-    return (
-        f'<section id="{said(principle.id)}">\n<h2>{said(principle.title)}</h2>\n<code>{said(principle.id)}</code>\n'
-        f"<p>{said(principle.text)}</p>\n<dl>{''.join(rows)}</dl>\n</section>\n"
-    )
-
-
-def _words(value: list[object]) -> bool:
-    return all(isinstance(item, (str, int, float)) for item in value)
-
-
-def _lines(value: object) -> str:
-    """Return a value as text: its parts one under the other."""
-    if isinstance(value, dict):
-        return "\n".join(f"{key}: {_lines(part)}" for key, part in value.items() if part not in ("", None, [], {}))
-    return "\n\n".join(map(_lines, value)) if isinstance(value, list) else str(value)
 
 
 def to_prompts(constitution: "Constitution") -> str:

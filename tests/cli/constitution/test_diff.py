@@ -151,6 +151,12 @@ def test_json(files: tuple[str, str]) -> None:
     assert {"principle": "kind", "stage": "critique", "causes": ["wording"]} in plain["prompts"]
 
 
+def test_two_that_have_nothing_in_common(files: tuple[str, str]) -> None:
+    said = run(files[0], "harmless")[1]
+    assert "Principles: 18 added, 4 removed. None is in both." in " ".join(said.split())
+    assert "Prompts that change" not in said
+
+
 def test_markdown_is_read_too(files: tuple[str, str], tmp_path: Path) -> None:
     from cai.constitution.markdown import to_markdown
 
@@ -176,6 +182,10 @@ def test_it_fits_the_window(tmp_path: Path, width: int) -> None:
     said = printed(sides[0], sides[1], width=width)
     assert "…" not in said
     assert max(len(line.rstrip()) for line in said.splitlines()) <= width
+    assert "begin with." in said
+    indented = [line for line in said.partition("Prompts that change")[0].splitlines() if line.startswith("    ")]
+    assert indented
+    assert all(line == line.rstrip() for line in indented)
 
 
 def test_principles_with_the_same_changes_share_a_row(tmp_path: Path) -> None:

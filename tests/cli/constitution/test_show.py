@@ -124,6 +124,7 @@ def test_tags(rules: str) -> None:
     assert code == 0
     assert "short" not in said
     assert "25.0 % to 75.0 %, by weight of the 2 below" in flat(said)
+    assert [item["draw"] for item in json.loads(run(rules, "--tag", "care", "--json")[1])["principles"]] == [0.75, 0.25]
     assert "secret" not in run(rules, "--tag", "tone")[1]
     assert "secret" in run(rules, "--tag", "tone", "--tag", "care")[1]
     code, _, told = run(rules, "--tag", "tones")
@@ -223,3 +224,17 @@ def test_it_fits_the_window_and_cuts_no_id(name: str, width: int) -> None:
     every = run(name, "--all-wordings", width=width)[1]
     assert max(map(len, every.splitlines())) <= width
     assert "…" not in every
+
+
+def test_ids_stay_whole_beside_all_columns(tmp_path: Path) -> None:
+    path = tmp_path / "long.yaml"
+    item = "  - {{id: {}, text: Be {}., weight: {}, title: T{}, tags: [{}], checker: {}}}\n"
+    tags, checker = ", ".join(f"tag-of-many-{n}" for n in range(9)), "excludes:never-on-a-monday-or-a-tuesday-or-so"
+    items = item.format("no-break-ins-by-code-at-all", "a", 1, 1, tags, checker) + item.format(
+        "b", "b", 2, 2, "", "json"
+    )
+    path.write_text(f'name: long\nversion: "1"\nprinciples:\n{items}')
+    said = run(str(path))[1]
+    assert "\n no-break-ins-by-code-at-all " in said
+    assert "json" in said
+    assert max(map(len, said.splitlines())) <= 80
