@@ -40,6 +40,18 @@ def load_tree(source: str | Path) -> Tree:
     return merged(_tree_of(find_file(source)), Files(_beside, _tree_of, read_constitution))
 
 
+def constitution_files(source: str | Path) -> tuple[Path, ...]:
+    """Return the file of a constitution and those it extends: what it depends on. Raises InputError."""
+    seen: list[Path] = []
+
+    def read(path: Path) -> Tree:
+        seen.append(path)
+        return _tree_of(path)
+
+    merged(read(find_file(source)), Files(_beside, read, lambda tree: None))
+    return tuple(dict.fromkeys(seen))
+
+
 def _tree_of(path: Path) -> Tree:
     if path.suffix.lower() == ".md":
         from cai.constitution.markdown import markdown_tree

@@ -6,60 +6,28 @@ for each other and a run that was cut off owes at most one window's step. Every 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import Field
-
-from cai.config import Config
 from cai.constitution import Constitution, Principle, check_tags, draw, draw_balanced, load_constitution
-from cai.constitution.ask import critique_request, revision_request, stops
 from cai.engines.base import Engine, Failure, Generated, GenerateRequest, Sampling
-from cai.engines.build import EngineConfig, SamplingConfig, build_engine
+from cai.engines.build import build_engine
+from cai.generate.config import GenerateConfig
+from cai.generate.finish import finish
+from cai.generate.form import Asked, form_of
 from cai.generate.quality import Candidate, fault
+from cai.generate.thinking import cut, split_thinking
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import progress
-from cai.records.export import chat_rows, write_rows
-from cai.records.journal import Journal, of_type, rank_path, read_ranks
+from cai.records.journal import Journal, rank_path
 from cai.records.loaders import load_prompts
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Critique, Draft, Dropped, Prompt, Provenance, Record, Revision, short
 from cai.records.trim import to_last_sentence
-from cai.storage import atomic_write_json, seed_from
-from cai.types import Dialogue, FinishReason
+from cai.storage import seed_from
+from cai.types import FinishReason
 from cai.windows import windows
 
 R = TypeVar("R", bound=Record)
-
-
-class GenerateConfig(Config):
-    """Settings of the critique-and-revise stage."""
-
-    prompts: list[Path]
-    """Files of prompts; red-team ones are revised, helpful ones answered as they are."""
-    constitution: str = "harmless"
-    """A file, or the name of a shipped constitution."""
-    engine: EngineConfig = EngineConfig()
-    out: Path
-    seed: int = 0
-    tags: list[str] = Field(default_factory=list)
-    """Only principles with one of these tags are drawn; none: all."""
-    draw: Literal["weighted", "balanced"] = "weighted"
-    """How a step's principle is drawn: by weight and independently, as in the paper, or each as often as the others."""
-    drafts_per_prompt: int = Field(1, ge=1)
-    rounds: int = Field(4, ge=0)
-    """Critique-and-revise rounds; the paper's is 4."""
-    critique: bool = True
-    """False is the variant that revises at once."""
-    keep: Literal["all", "last"] = "all"
-    """Which rounds' revisions are trained on: ``all``, as in the paper, or the ``last``."""
-    helpful_per_prompt: int = Field(2, ge=0)
-    """Answers sampled per helpful prompt; the paper's is 2."""
-    sampling: SamplingConfig = SamplingConfig()
-    critique_tokens: int = Field(128, ge=1)
-    """The most tokens of a critique."""
-    window: int = Field(32, ge=1)
-    """Prompts worked on together. Part of what a seed means: another window, other texts."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +44,13 @@ class Question:
     """What one step asks an engine for one chain."""
 
     chain: Chain
-    dialogue: Dialogue
-    shared: int = 0
+    asked: Asked
     principle: str = ""
     parent: str = ""
     """Id of the record that the answer follows from."""
+    critique: str = ""
+    """The critique that a revision is to follow."""
     sample: int = 0
-    stop: tuple[str, ...] = ()
-    """What the answer ends before: small models go on to write the next request themselves."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +59,7 @@ class Answer:
 
     key: str
     text: str
+    thinking: str
     finish_reason: FinishReason
     provenance: Provenance
 
@@ -109,8 +77,9 @@ class Step:
 def run_generate(config: GenerateConfig) -> None:
     """Make drafts, critiques and revisions of a set of prompts, and the chat rows to finetune on.
 
-    Writes drafts.jsonl, critiques.jsonl and revisions.jsonl (journals), sft.jsonl (rows with `messages`) and
-    result.json to `config.out`. Raises InputError for unusable inputs, before the model is loaded.
+    Writes drafts.jsonl, critiques.jsonl and revisions.jsonl (journals), sft.jsonl (rows with `messages`),
+    left_out.jsonl (rows that repeat others) and result.json to `config.out`. Raises InputError for unusable inputs,
+    before the model is loaded.
     """
     constitution = load_constitution(config.constitution)
     check_tags(constitution, tuple(config.tags), config.constitution)
@@ -122,33 +91,13 @@ def run_generate(config: GenerateConfig) -> None:
         finish(config, prompts)
 
 
-def finish(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
-    """Write the rows to train on and the counts, from all processes' journals."""
-    drafts, critiques, revisions = (
-        list(read_ranks(config.out, name).values()) for name in ("drafts", "critiques", "revisions")
-    )
-    rows = chat_rows(prompts, drafts, revisions, keep=config.keep)
-    write_rows(config.out / "sft.jsonl", rows)
-    dropped = [record for record in (*drafts, *critiques, *revisions) if isinstance(record, Dropped)]
-    reasons: dict[str, int] = {}
-    for record in dropped:
-        reasons[f"{record.stage}: {record.reason}"] = reasons.get(f"{record.stage}: {record.reason}", 0) + 1
-    counts = {
-        "prompts": len(prompts),
-        "drafts": len(of_type(drafts, Draft)),
-        "critiques": len(of_type(critiques, Critique)),
-        "revisions": len(of_type(revisions, Revision)),
-        "training_rows": len(rows),
-    }
-    atomic_write_json(config.out / "result.json", {"counts": counts, "dropped": dict(sorted(reasons.items()))})
-
-
 class Pipeline:
     """One process's share of the stage."""
 
     def __init__(self, config: GenerateConfig, constitution: Constitution, engine: Engine) -> None:
         """Open this process's journals."""
         self._config, self._constitution, self._engine = config, constitution, engine
+        self._form = form_of(config.format, constitution, engine)
         self._journals = {
             name: Journal(rank_path(config.out, name, rank())) for name in ("drafts", "critiques", "revisions")
         }
@@ -183,10 +132,16 @@ class Pipeline:
                 for number in range(1, rounds + 1):
                     chains = self._round(chains, number)
 
+    def _sampling(self, tokens: int | None = None) -> Sampling:
+        """Return how a step samples: at most so many tokens, and those for thinking."""
+        config = self._config
+        most = (tokens or config.sampling.max_new_tokens) + config.thinking.tokens
+        return replace(config.sampling.to_sampling(), max_new_tokens=most)
+
     def _draft(self, prompts: Sequence[Prompt], samples: int) -> list[Chain]:
-        step = Step("draft", self._journals["drafts"], self._config.sampling.to_sampling(), _draft_record)
+        step = Step("draft", self._journals["drafts"], self._sampling(), _draft_record)
         questions = [
-            Question(Chain(prompt, prompt.id, ""), prompt.messages, parent=prompt.id, sample=sample)
+            Question(Chain(prompt, prompt.id, ""), self._form.draft(prompt.messages), parent=prompt.id, sample=sample)
             for prompt in prompts
             for sample in range(samples)
         ]
@@ -199,7 +154,7 @@ class Pipeline:
         step = Step(
             "revision",
             self._journals["revisions"],
-            self._config.sampling.to_sampling(),
+            self._sampling(),
             lambda question, answer: Revision(
                 prompt=question.chain.prompt.id,
                 critique=question.parent,
@@ -214,11 +169,10 @@ class Pipeline:
 
     def _criticised(self, chains: Sequence[Chain], number: int) -> list[Question]:
         """Criticise each chain's answer; return what is then asked for its revision."""
-        sampling = replace(self._config.sampling.to_sampling(), max_new_tokens=self._config.critique_tokens)
         step = Step(
             "critique",
             self._journals["critiques"],
-            sampling,
+            self._sampling(self._config.critique_tokens),
             lambda question, answer: Critique(
                 prompt=question.chain.prompt.id,
                 answer=question.chain.id,
@@ -229,9 +183,8 @@ class Pipeline:
         )
         questions = []
         for chain, principle in zip(chains, self._drawn(chains, number), strict=True):
-            asked = critique_request(self._constitution, principle, chain.prompt.messages, chain.text)
-            stop = stops(principle.critique)
-            questions.append(Question(chain, *asked, principle=principle.id, parent=chain.id, stop=stop))
+            asked = self._form.critique(principle, chain.prompt.messages, chain.text)
+            questions.append(Question(chain, asked, principle=principle.id, parent=chain.id))
         return [
             self._revision_question(question.chain, self._constitution[critique.principle], critique)
             for question, critique in self._take(step, questions, Critique, number=number)
@@ -243,9 +196,13 @@ class Pipeline:
 
     def _revision_question(self, chain: Chain, principle: Principle, critique: Critique | None) -> Question:
         text = critique.text if critique else None
-        asked = revision_request(self._constitution, principle, chain.prompt.messages, chain.text, text)
-        parent = critique.id if critique else chain.id
-        return Question(chain, *asked, principle=principle.id, parent=parent, stop=stops(principle.revision))
+        return Question(
+            chain,
+            self._form.revision(principle, chain.prompt.messages, chain.text, text),
+            principle=principle.id,
+            parent=critique.id if critique else chain.id,
+            critique=text or "",
+        )
 
     def _drawn(self, chains: Sequence[Chain], number: int) -> list[Principle]:
         """Return a principle for each chain, drawn afresh in every round."""
@@ -276,32 +233,47 @@ class Pipeline:
     def _key(self, step: Step, question: Question, number: int) -> str:
         conditions = [self._config.seed, self._engine.name, self._engine.model, self._constitution.digest]
         asked = [question.parent, question.sample, number, question.principle, asdict(step.sampling)]
+        if self._form.name != "chat":
+            conditions.append(self._form.name)
         return short([step.name, *asked, *conditions])
 
     def _request(self, step: Step, item: Planned[Question]) -> GenerateRequest:
+        asked = item.work.asked
         return GenerateRequest(
             id=item.key,
-            prompt=item.work.dialogue,
+            prompt=asked.prompt,
             seeds=(seed_from(self._config.seed, item.key),),
-            sampling=replace(step.sampling, stop=item.work.stop),
-            shared=item.work.shared,
+            # What begins the next request may well stand in a thinking part: then the answer is cut afterwards.
+            sampling=step.sampling if self._config.thinking.tokens else replace(step.sampling, stop=asked.stop),
+            shared=asked.shared,
         )
 
     def _record(self, step: Step, question: Question, result: Generated | Failure) -> Record:
-        prompt = question.chain.prompt.id
+        prompt = question.chain.prompt
         if isinstance(result, Failure):
-            return Dropped(key=result.id, stage=step.name, prompt=prompt, reason=result.reason, text=result.message)
+            return Dropped(key=result.id, stage=step.name, prompt=prompt.id, reason=result.reason, text=result.message)
         completion = result.completions[0]
         cut_off = completion.finish_reason == "length"
-        text = completion.text.strip()
+        thinking, answer = split_thinking(completion.text, self._config.thinking)
+        if answer is None:
+            unended = "the thinking never ended"
+            return Dropped(key=result.id, stage=step.name, prompt=prompt.id, reason=unended, text=completion.text)
+        text = cut(answer, question.asked.stop)
+        checked = Candidate(
+            text=text,
+            finish_reason=completion.finish_reason,
+            stage=step.name,
+            kind=prompt.kind,
+            dialogue=prompt.messages,
+            before=question.chain.text if step.name == "revision" else "",
+            critique=question.critique,
+        )
         if cut_off:
-            trained_on = step.name == "revision" or (step.name == "draft" and question.chain.prompt.kind == "helpful")
-            text = to_last_sentence(text) or ("" if trained_on else text)
-        before = question.chain.text if step.name == "revision" else ""
-        reason = fault(Candidate(text=text, finish_reason=completion.finish_reason, before=before))
-        if reason:
+            text = to_last_sentence(text) or ("" if checked.trained_on else text)
+        reason = fault(replace(checked, text=text))
+        if reason is not None:
             reason = "cut off in its first sentence" if cut_off and not text else reason
-            return Dropped(key=result.id, stage=step.name, prompt=prompt, reason=reason, text=completion.text)
+            return Dropped(key=result.id, stage=step.name, prompt=prompt.id, reason=reason, text=completion.text)
         provenance = Provenance(
             engine=self._engine.name,
             model=self._engine.model,
@@ -309,7 +281,7 @@ class Pipeline:
             sampling=asdict(step.sampling),
             constitution=self._constitution.digest,
         )
-        return step.record(question, Answer(result.id, text, completion.finish_reason, provenance))
+        return step.record(question, Answer(result.id, text, thinking, completion.finish_reason, provenance))
 
 
 def _draft_record(question: Question, answer: Answer) -> Draft:

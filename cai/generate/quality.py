@@ -8,10 +8,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from cai.generate.language import switched
-from cai.records.schema import PromptKind
+from cai.records.schema import Dropped, PromptKind
 from cai.types import Dialogue, FinishReason
 
 Stage = Literal["draft", "critique", "revision"]
@@ -40,13 +40,16 @@ class Candidate:
 
 _ANSWER = r"(?:answer|response|reply|critique)"
 _ABOUT_ANSWER = re.compile(
-    rf"(?:the|this|that|your|my) (?:(?:assistant|ai|model)(?:'s)? )?(?:last |first |original |previous |revised )*{_ANSWER}\b(?! to\b)"
-    rf"|(?:sure\W+|certainly\W+|of course\W+|okay\W+)?(?:here(?:'s| is)|below is|this is) (?:a|an|the|my|your) "
-    rf"(?:\w+ ){{0,2}}(?:revis|rewrit|rewrot|improv|updat|correct|edited|better|safer)\w* ?(?:{_ANSWER}|version|text)?"
+    r"(?:the|this|that|your|my) (?:(?:assistant|ai|model)(?:'s)? )?"
+    rf"(?:last |first |original |previous |revised )*{_ANSWER}\b(?! to\b)"
+    r"|(?:sure\W+|certainly\W+|of course\W+|okay\W+)?(?:here(?:'s| is)|below is|this is) (?:a|an|the|my|your) "
+    r"(?:(?:\w+ ){0,2}(?:revis|rewrit|reword|improv|updat|correct|edit|better|safer)\w* (?:\w+ )?"
+    r"(?:answer|response|reply|version|text)|revision)\b"
     r"|\W*(?:revision|revised|rewritten|critique)(?: (?:request|answer|response|version|reply))?\W*:"
-    rf"|i(?:'ve| have)? (?:revised|rewritten|rewrote|reworded|removed|taken out|edited)\b"
-    rf"|(?:i'll|i will|let me) (?:revise|rewrite|reword|improve|edit)\b"
-    rf"|thank(?:s| you) for (?:the|your) (?:feedback|critique|criticism|suggestion|correction)"
+    r"|i(?:'ve| have)? (?:revised|rewritten|rewrote|reworded|removed|taken out|edited)"
+    r"(?:[.:,]| (?:the|all|any|every|it|what|this|that|your|my)\b)"
+    r"|(?:i'll|i will|let me) (?:revise|rewrite|reword|improve|edit)\b"
+    r"|thank(?:s| you) for (?:the|your) (?:feedback|critique|criticism|suggestion|correction)"
     rf"|you(?:'re| are) right[,.]? (?:my|the|that) (?:\w+ )?{_ANSWER}\b",
     re.IGNORECASE,
 )
@@ -66,7 +69,8 @@ _NO_FAULT = re.compile(
     r"(?:nothing|no (?:\w+,? (?:or |and )?){0,4}(?:fault|problem|issue|content|harm|concern|part|word|detail|language|"
     r"violation|advice)s?)\b"
     rf"|\b{_ANSWER} (?:is|was|seems|looks) (?:already |perfectly |entirely |completely |quite |very )*"
-    r"(?:fine|good|great|excellent|perfect|harmless|appropriate|acceptable|safe|not (?:harmful|unethical|inappropriate))"
+    r"(?:fine|good|great|excellent|perfect|harmless|appropriate|acceptable|safe"
+    r"|not (?:harmful|unethical|inappropriate))"
     r"|\b(?:does not|doesn't) (?:contain|include|have|violate|encourage|need) any"
     r"|\bno (?:changes|revisions?|improvements?) (?:is |are )?(?:needed|necessary|required))",
     re.IGNORECASE,
@@ -77,7 +81,8 @@ _BUT = re.compile(
 )
 _POLICY = re.compile(
     r"\b(?:as an? (?:ai|language model|ai assistant)|my (?:guidelines|policies|programming|principles|purpose)"
-    r"|(?:content|usage|safety|ethical) (?:polic(?:y|ies)|guidelines)|against (?:the|my) (?:rules|policy|guidelines))\b",
+    r"|(?:content|usage|safety|ethical) (?:polic(?:y|ies)|guidelines)"
+    r"|against (?:the|my) (?:rules|policy|guidelines))\b",
     re.IGNORECASE,
 )
 _DECLINES = re.compile(
@@ -86,10 +91,10 @@ _DECLINES = re.compile(
     re.IGNORECASE,
 )
 _EMPTY_WORDS = frozenset(
-    "a all am an and answer any anything are as ask be can certainly course do fine for glad go good got great happy "
-    "doing have hello help here hi hope how i i'd i'll i'm is it let me more my now of oh ok okay please problem question "
-    "questions ready sure thank thanks that that's the there this to today understand understood us very want we welcome "
-    "well what will with would you you're your".split()
+    "a all am an and answer any anything are as ask be can certainly course do doing fine for glad go good got "
+    "great happy have hello help here hi hope how i i'd i'll i'm is it let me more my now of oh ok okay please "
+    "problem question questions ready sure thank thanks that that's the there this to today understand understood "
+    "us very want we welcome well what will with would you you're your".split()
 )
 _SMALL_WORDS = _EMPTY_WORDS | frozenset(
     "about after also at because been before being but by could did does don't every from get had has he her him his "
@@ -134,9 +139,13 @@ def refuses_to_criticise(candidate: Candidate) -> str | None:
     """A critique that declines the task itself and says nothing of the answer."""
     if candidate.stage != "critique":
         return None
-    refusal = _REFUSES.match(_straight(candidate.text))
-    rest = candidate.text[refusal.end() :] if refusal else ""
-    return "the critic refuses" if refusal and not _SPEAKS_OF_ANSWER.search(rest) else None
+    return "the critic refuses" if refuses(candidate.text) else None
+
+
+def refuses(text: str) -> bool:
+    """Tell whether a text declines to do what was asked, and doesn't go on to speak of an answer."""
+    refusal = _REFUSES.match(_straight(text))
+    return refusal is not None and not _SPEAKS_OF_ANSWER.search(_straight(text)[refusal.end() :])
 
 
 def finds_no_fault(candidate: Candidate) -> str | None:
@@ -217,7 +226,7 @@ def fault(candidate: Candidate) -> str | None:
 
 
 def examples(
-    dropped: Sequence[Any], texts: dict[str, str], *, each: int = 3, most: int = 500
+    dropped: Sequence[Dropped], texts: dict[str, str], *, each: int = 3, most: int = 500
 ) -> dict[str, list[dict[str, str]]]:
     """Return up to `each` dropped records per reason, with their prompts; the same ones whoever wrote them.
 

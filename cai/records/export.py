@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cai.records.schema import Draft, Preference, Prompt, Record, Revision
+from cai.records.schema import Draft, Preference, Prompt, Provenance, Record, Revision
 from cai.storage import atomic_write
 from cai.types import Dialogue
 
@@ -28,23 +28,22 @@ def chat_rows(
     Red-team prompts give their revisions (of ``all`` rounds, as in Bai et al. 2022, section 3.1, or the ``last``
     round's), helpful prompts their drafts. A red-team draft is never trained on.
     """
-    answers: dict[str, list[tuple[int, str, str]]] = {prompt.id: [] for prompt in prompts}
+    answers: dict[str, list[tuple[int, str, str, str]]] = {prompt.id: [] for prompt in prompts}
     kinds = {prompt.id: prompt.kind for prompt in prompts}
     for record in (*drafts, *revisions):
         if isinstance(record, Revision) and record.prompt in answers:
-            answers[record.prompt].append((record.round, record.id, record.text))
+            answers[record.prompt].append((record.round, record.id, record.text, under(record.provenance)))
         elif isinstance(record, Draft) and kinds.get(record.prompt) == "helpful":
-            answers[record.prompt].append((0, record.id, record.text))
+            answers[record.prompt].append((0, record.id, record.text, under(record.provenance)))
     rows: list[Row] = []
     for prompt in prompts:
         made = sorted(answers[prompt.id])
         last = made[-1][0] if made else 0
-        for number, identity, text in made:
+        for number, identity, text, digest in made:
             if keep == "all" or number == last:
                 messages = [*turns(prompt.messages), {"role": "assistant", "content": text}]
-                rows.append(
-                    {"messages": messages, "kind": prompt.kind, "category": prompt.category, "record": identity}
-                )
+                about = {"kind": prompt.kind, "category": prompt.category, "constitution": digest}
+                rows.append({"messages": messages, **about, "record": identity})
     return rows
 
 
@@ -64,10 +63,16 @@ def preference_rows(preferences: Iterable[Preference]) -> list[Row]:
                 "chosen_prob": pair.prob_a if a_wins else 1.0 - pair.prob_a,
                 "kind": pair.kind,
                 "category": pair.category,
+                "constitution": under(pair.provenance),
                 "record": pair.id,
             }
         )
     return rows
+
+
+def under(provenance: Provenance | None) -> str:
+    """Return the digest of the constitution that a record was made under; "" for none."""
+    return (provenance.constitution if provenance else None) or ""
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -7,7 +7,14 @@ lineage is by ids.
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from cai.storage import digest
 from cai.types import Dialogue, FinishReason
@@ -106,7 +113,21 @@ def _key_of(dialogue: Dialogue) -> str:
     return short(["prompt", [list(message) for message in dialogue]])
 
 
-class Draft(Record):
+class Written(Record):
+    """A text that a model wrote."""
+
+    text: str
+    thinking: str = ""
+    """What a reasoning model thought before it; not part of the text, and no field at all where there is none."""
+    finish_reason: FinishReason
+    provenance: Provenance
+
+    @model_serializer(mode="wrap")
+    def _without_empty_thinking(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in fields(self).items() if name != "thinking" or value}
+
+
+class Draft(Written):
     """A model's answer to a prompt: the start of a critique chain, or one side of a pair."""
 
     kind_name = "draft"
@@ -115,12 +136,9 @@ class Draft(Record):
     """Id of the prompt."""
     sample: int
     """Which of the prompt's samples this is, from 0."""
-    text: str
-    finish_reason: FinishReason
-    provenance: Provenance
 
 
-class Critique(Record):
+class Critique(Written):
     """What is wrong with an answer by one principle."""
 
     kind_name = "critique"
@@ -131,12 +149,9 @@ class Critique(Record):
     round: int
     """From 1."""
     principle: str
-    text: str
-    finish_reason: FinishReason
-    provenance: Provenance
 
 
-class Revision(Record):
+class Revision(Written):
     """An answer rewritten after its critique."""
 
     kind_name = "revision"
@@ -146,9 +161,6 @@ class Revision(Record):
     """Id of the critique it follows from."""
     round: int
     principle: str
-    text: str
-    finish_reason: FinishReason
-    provenance: Provenance
 
 
 class Preference(Record):

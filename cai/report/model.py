@@ -151,6 +151,7 @@ def _generation(files: RunFiles, generation: int, head: Row, events: list[Row]) 
     folder = f"gen-{generation}"
     prompts = of_type(files.records((folder, "prompts"), "prompts"), Prompt)
     made = {name: files.records((folder, "generate"), name) for name in ("drafts", "critiques", "revisions")}
+    left_out = files.records((folder, "generate"), "left_out")
     chains = read_chains(prompts, made["drafts"], made["critiques"], made["revisions"])
     texts = {prompt.id: prompt.text for prompt in prompts}
     responses = files.records((folder, "label"), "responses")
@@ -163,7 +164,8 @@ def _generation(files: RunFiles, generation: int, head: Row, events: list[Row]) 
     )
     results = files.records((folder, "evaluate"), "results")
     answers = [record for side in ("candidate", "parent") for record in files.records((folder, "evaluate"), side)]
-    everything = [*made["drafts"], *made["critiques"], *made["revisions"], *responses, *preferences, *answers, *results]
+    written = [*made["drafts"], *made["critiques"], *made["revisions"], *left_out]
+    everything = [*written, *responses, *preferences, *answers, *results]
     drawn = Counter(step.principle for chain in chains.chains for step in chain.rounds)
     return GenerationView(
         number=generation,

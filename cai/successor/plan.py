@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from cai.config import Config, problems_of
-from cai.constitution.parse import shipped
+from cai.constitution.parse import constitution_files
 from cai.errors import InputError, Problem
 from cai.strict_yaml import suggestion
 from cai.successor.entries import ENTRIES
@@ -200,7 +200,7 @@ def _reads(config: Config) -> tuple[Path, ...]:
             for item in value:
                 walk(item, key)
         elif key in INPUTS and value:
-            found.append(shipped().get(value, Path(value)) if key == "constitution" else Path(value))
+            found.extend(constitution_files(value) if key == "constitution" else [Path(value)])
 
     walk(config.model_dump(mode="json"), "")
     return tuple(dict.fromkeys(found))

@@ -21,6 +21,7 @@ from cai.storage import atomic_write, fsync_folder, storing
 from cai.train.configs import LoraSettings as LoraSettings
 from cai.train.configs import Precision
 from cai.train.configs import TrainConfig as TrainConfig
+from cai.train.made_under import mark
 
 
 def wants_bf16(precision: Precision) -> bool:
@@ -95,13 +96,19 @@ def fsync_files(folder: Path) -> None:
         fsync_folder(path)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save model and tokenizer as safetensors so that the folder appears whole or not at all."""
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, constitutions: list[str]
+) -> None:
+    """Save model and tokenizer as safetensors so that the folder appears whole or not at all.
+
+    `constitutions` are the digests of those it was made under.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     with storing(folder):
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        mark(partial, constitutions)
         fsync_files(partial)
         if folder.exists():
             shutil.rmtree(folder)

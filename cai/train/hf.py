@@ -32,6 +32,7 @@ from cai.progress import Progress
 from cai.storage import atomic_write, atomic_write_json, storing
 from cai.train.common import MetricsLog, fsync_files, keep_trackers_local, save_model, wants_bf16
 from cai.train.configs import EpochsConfig
+from cai.train.made_under import constitutions_of
 
 MARKER = "COMPLETE"
 
@@ -268,7 +269,8 @@ def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result
     if is_main():
         if config.lora is not None:
             model = model.merge_and_unload()
-        save_model(model, tokenizer, config.out / "model")
+        under = constitutions_of(config.data, [config.model])
+        save_model(model, tokenizer, config.out / "model", constitutions=under)
         atomic_write_json(config.out / "result.json", {**result, "peak_memory_mb": peak_memory_mb()})
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

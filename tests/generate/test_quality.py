@@ -176,8 +176,7 @@ def test_a_revision_that_speaks_to_the_critic_is_a_leaked_critique(text: str) ->
     ],
 )
 def test_a_revision_may_use_the_words_of_one(text: str) -> None:
-    expected = "speaks of the answer in its place" if text.startswith("I have removed") else None
-    assert leaked(candidate(text, before="Go away.")) == expected
+    assert leaked(candidate(text, before="Go away.")) is None
 
 
 def test_a_copied_critique_is_no_revision() -> None:

@@ -67,6 +67,7 @@ def test_red_team_prompts_give_the_revisions_of_all_rounds_and_helpful_ones_thei
         "messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "first"}],
         "kind": "red_team",
         "category": "c",
+        "constitution": PROVENANCE.constitution or "",
         "record": REVISIONS[1].id,
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cai.records.schema import SCHEMA, TYPES, Draft, EvalResult, Preference, Prompt, Record
+from cai.records.schema import SCHEMA, TYPES, Draft, EvalResult, Preference, Prompt, Provenance, Record, short
 from cai.types import Message
 from tests.records.samples import asked, draft, one_of_each, preference
 
@@ -51,8 +51,8 @@ def test_every_field_is_part_of_the_id(record: Record) -> None:
     # A row with one field changed and its id kept is damage, whatever the field.
     row = json.loads(json.dumps(record.to_json()))
     for name in type(record).model_fields:
-        other = {**row, name: {"x": [1.0, 2.0]} if name == "scores" else changed(row[name])}
-        assert other[name] != row[name]
+        other = {**row, name: {"x": [1.0, 2.0]} if name == "scores" else changed(row.get(name, ""))}
+        assert other[name] != row.get(name, "")
         with pytest.raises(ValueError, match=r"the id says|validation error"):
             type(record).from_json(other)
 
@@ -161,3 +161,21 @@ def test_a_prompt_ends_with_the_turn_of_a_person(messages: tuple[Message, ...]) 
 def test_the_text_of_a_prompt_is_what_was_said_last() -> None:
     messages = (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye"))
     assert Prompt.of(messages, kind="helpful").text == "Bye"
+
+
+def test_a_text_without_thinking_has_the_id_it_always_had() -> None:
+    draft = Draft(
+        key="k",
+        prompt="p",
+        sample=0,
+        text="No.",
+        finish_reason="stop",
+        provenance=Provenance(engine="scripted", model="script", seed=0),
+    )
+    fields = {"key": "k", "prompt": "p", "sample": 0, "text": "No.", "finish_reason": "stop"}
+    made_by = {"engine": "scripted", "model": "script", "seed": 0, "sampling": {}, "constitution": None}
+    assert draft.id == short(["draft", SCHEMA, {**fields, "provenance": made_by}])
+    thought = draft.model_copy(update={"thinking": "They want it."})
+    assert thought.to_json()["thinking"] == "They want it."
+    assert thought.id != draft.id
+    assert Draft.from_json(thought.to_json()) == thought

@@ -76,10 +76,10 @@ def test_a_model_that_could_not_be_saved_is_absent(tmp_path: Path) -> None:
     good: Any = Saves()
     bad: Any = Fails()
     with pytest.raises(RuntimeError, match="stopped"):
-        save_model(good, bad, tmp_path / "model")
+        save_model(good, bad, tmp_path / "model", constitutions=["ab"])
     assert not (tmp_path / "model").exists()
-    save_model(good, good, tmp_path / "model")
+    save_model(good, good, tmp_path / "model", constitutions=["ab"])
     (tmp_path / "model" / "old").write_text("")
-    save_model(good, good, tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "sub"]
+    save_model(good, good, tmp_path / "model", constitutions=["ab"])
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["cai.json", "config.json", "sub"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -3,6 +3,7 @@
 import typer
 
 from cai.cli.command import ends_well
+from cai.cli.constitution import trial
 from cai.cli.constitution.diff import diff
 from cai.cli.constitution.files import import_, render
 from cai.cli.constitution.lint import lint
@@ -13,3 +14,4 @@ constitution = typer.Typer(no_args_is_help=True, help="Read, check, compare, con
 for command in (show, lint, diff, render, new):
     constitution.command()(ends_well(command))
 constitution.command("import")(ends_well(import_))
+constitution.command("test")(ends_well(trial.trial))

@@ -1,6 +1,7 @@
 """`cai constitution import` and `cai constitution render`: constitutions from and into other files."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from cai.errors import InputError, Problem
 from cai.storage import atomic_write
 
 if TYPE_CHECKING:
-    from cai.constitution import Constitution, Principle
+    from cai.constitution import Constitution
 
 FORMATS = ("md", "html", "prompt")
 
@@ -38,9 +39,24 @@ def import_(
     if out is not None and out.suffix.lower() not in (".yaml", ".yml"):
         raise InputError(Problem(str(out), 0, 0, "not a YAML file", "name a file that ends in .yaml"))
     _put(text, out, keep=True)
-    whole: list[Constitution | Principle] = [constitution, *constitution.principles]
-    examples = sum(len(part.few_shots) + len(part.comparison_shots) for part in whole)
-    print(f"{len(constitution.principles)} principles and {examples} examples", file=sys.stderr)
+    for line in summary(constitution):
+        print(line, file=sys.stderr)
+
+
+def summary(constitution: "Constitution") -> list[str]:
+    """Return what was imported, in lines for people: how many of each, and what the stages have to be told."""
+    tags = Counter(tag for principle in constitution.principles for tag in principle.tags)
+    tagged = f" ({', '.join(f'{count} tagged {tag}' for tag, count in tags.items())})" if tags else ""
+    lines = [f"{_count(len(constitution.principles), 'principle')}{tagged}"]
+    few, pairs = len(constitution.few_shots), len(constitution.comparison_shots)
+    if few or pairs:
+        shown = (_count(few, "example") + " of critiques and revisions", f"{pairs} of comparisons")
+        lines.append(" and ".join(shown))
+    return lines + constitution.description.split("\n\n") if constitution.description else lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def render(
@@ -65,21 +81,28 @@ def render(
 
 
 def to_prompts(constitution: "Constitution") -> str:
-    """Return what a model is asked for each principle: the critique, the revision and the comparison, word for word."""
-    from cai.constitution.ask import CHOICE, comparison_request, critique_request, revision_request
+    """Return what a model is asked for each principle, word for word, by the code that asks it.
+
+    The critique, the revision, the comparison, and what a contrastive judge tells a model before an answer.
+    """
+    from cai.constitution.ask import CHOICE, critique_request, revision_request
+    from cai.judges.base import Comparison
+    from cai.judges.contrastive import told
+    from cai.judges.pairwise import choice_request
     from cai.types import Message
 
     prompt = (Message("user", ASKED),)
-    shots = constitution.comparison_shots
+    answer = Message("assistant", ANSWER)
     parts = []
     for principle in constitution.principles:
-        critique, _ = critique_request(constitution, principle, prompt, ANSWER)
-        revision, _ = revision_request(constitution, principle, prompt, ANSWER, CRITIQUE)
-        comparison, _ = comparison_request(shots, principle, prompt, FIRST, SECOND)
+        compared = Comparison(id="", prompt=prompt, response_a=FIRST, response_b=SECOND, principle=principle)
+        comparison = choice_request(constitution.comparison_shots, compared, swapped=False)[0]
         asked = {
-            "critique": critique,
-            "revision": revision,
+            "critique": critique_request(constitution, principle, prompt, ANSWER)[0],
+            "revision": revision_request(constitution, principle, prompt, ANSWER, CRITIQUE)[0],
             "comparison": (*comparison, Message("assistant", CHOICE)),
+            "answer told the principle": (*told(principle.text, prompt), answer),
+            "answer told its contrast": (*told(principle.contrast, prompt), answer),
         }
         for step, turns in asked.items():
             parts.append(f"===== {principle.id}: {step} =====")

@@ -25,6 +25,7 @@ from cai.records.schema import Prompt
 from cai.storage import atomic_write_json, digest, seed_from
 from cai.train.common import MetricsLog, keep_trackers_local, read_metrics, save_model
 from cai.train.hf import prepare_process
+from cai.train.made_under import constitutions_of
 from cai.train.ppo import checkpoint
 from cai.train.ppo.batch import Batch, make_batch
 from cai.train.ppo.checkpoint import Progressed
@@ -188,7 +189,9 @@ class Trainer:
     def finish(self, result: Path) -> None:
         """Save the model, then say that all is done, then drop the checkpoints."""
         if self.accelerator.is_main_process:
-            save_model(merged(self.learner.policy, self.config), self.tokenizer, self.config.out / "model")
+            under = constitutions_of(models=[self.config.model, self.config.reward_model or ""])
+            policy = merged(self.learner.policy, self.config)
+            save_model(policy, self.tokenizer, self.config.out / "model", constitutions=under)
             atomic_write_json(result, self.summary())
             shutil.rmtree(self.config.out / "checkpoints", ignore_errors=True)
         self.accelerator.wait_for_everyone()

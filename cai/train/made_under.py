@@ -1,0 +1,32 @@
+"""Which constitutions a model was made under: the digests in its data, and in the models it was made with.
+
+They stand in ``cai.json`` in the model's folder, so that a folder that is copied away still says so.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from cai.records.loaders import read_rows
+
+NAME = "cai.json"
+
+
+def constitutions_of(data: Iterable[Path] = (), models: Iterable[str | Path] = ()) -> list[str]:
+    """Return the digests in files of rows and in models' folders, sorted; what says nothing adds nothing."""
+    found: set[str] = set()
+    for path in data:
+        for _, row in read_rows(path):
+            made = row.get("constitution") or (row.get("provenance") or {}).get("constitution")
+            found.update([made] if isinstance(made, str) and made else [])
+    for model in models:
+        path = Path(model) / NAME
+        if path.is_file():
+            found.update(json.loads(path.read_text(encoding="utf-8")).get("constitutions", []))
+    return sorted(found)
+
+
+def mark(folder: Path, constitutions: list[str]) -> None:
+    """Write what a model was made under into its folder."""
+    text = json.dumps({"constitutions": constitutions}, indent=2) + "\n"
+    (folder / NAME).write_text(text, encoding="utf-8")
