@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from cai.engines.base import Engine, Failure, Scored, ScoreRequest
 from cai.judges.base import Comparison, Verdict
 from cai.judges.pairwise import verdict_of
+from cai.judges.quoting import unfit
 from cai.types import Dialogue, Message
 from cai.windows import windows
 
@@ -31,10 +32,16 @@ class ContrastiveJudge:
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
         for window in windows(comparisons, WINDOW):
-            requests = [request for comparison in window for request in _requests(comparison)]
+            problems = {comparison.id: unfit(comparison) for comparison in window}
+            fit = [comparison for comparison in window if not problems[comparison.id]]
+            requests = [request for comparison in fit for request in _requests(comparison)]
             results = {result.id: result for result in self._engine.score(requests)}
             for comparison in window:
-                yield self._verdict(comparison, results)
+                problem = problems[comparison.id]
+                if problem:
+                    yield Verdict(id=comparison.id, prob_a=None, reason=problem)
+                else:
+                    yield self._verdict(comparison, results)
 
     def _verdict(self, comparison: Comparison, results: dict[str, Scored | Failure]) -> Verdict:
         gains: list[tuple[float, float]] = []
