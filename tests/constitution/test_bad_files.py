@@ -130,10 +130,10 @@ def test_bad_files_are_refused_at_their_line(case: str, write: Callable[..., Pat
     old, new, line, said = BAD[case]
     assert old in GOOD
     path = write(GOOD.replace(old, new, 1))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError) as caught:
         load_constitution(path)
-    assert time.perf_counter() - start < MOST_SECONDS
+    assert time.process_time() - start < MOST_SECONDS
     first = str(caught.value.problems[0])
     assert first.startswith(f"{path}:{line}:"), first
     assert said in first
@@ -141,10 +141,10 @@ def test_bad_files_are_refused_at_their_line(case: str, write: Callable[..., Pat
 
 @pytest.mark.parametrize("case", RAW)
 def test_files_that_are_something_else(case: str, write: Callable[..., Path]) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError) as caught:
         load_constitution(write(RAW[case]))
-    assert time.perf_counter() - start < MOST_SECONDS
+    assert time.process_time() - start < MOST_SECONDS
     assert caught.value.problems[0].line == RAW_LINE.get(case, 1)
 
 
@@ -161,17 +161,33 @@ def test_a_command_ends_with_2_and_no_traceback(write: Callable[..., Path], caps
     assert capsys.readouterr().err == f"{path}:10:5: unknown key 'wieght'; did you mean 'weight'?\n"
 
 
+MEASURED = """
+import re, sys
+from pathlib import Path
+from cai.cli.main import main
+path, peak = sys.argv[1:]
+sys.argv = ["cai", "constitution", "render", path]
+try:
+    main()
+finally:
+    status = Path("/proc/self/status")
+    if status.exists():
+        Path(peak).write_text(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text()).group(1))
+"""
+"""A command that says how much memory it took: what the system counts for a child has its parent's peak in it."""
+
+
 def command(path: Path) -> tuple[int, str, float, int]:
     """Return what a command makes of a file: exit code, what it tells, seconds of CPU, peak memory in bytes."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    words = [sys.executable, "-m", "cai.cli.main", "constitution", "render", str(path)]
-    told = path.with_name("told.txt")
+    told, peak = path.with_name("told.txt"), path.with_name("peak.txt")
     with told.open("wb") as file:
+        words = [sys.executable, "-c", MEASURED, str(path), str(peak)]
         process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=file)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return process.returncode, told.read_text("utf-8"), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+    memory = 1024 * int(peak.read_text()) if peak.exists() else 0
+    return process.returncode, told.read_text("utf-8"), usage.ru_utime + usage.ru_stime, memory
 
 
 @pytest.mark.parametrize("case", [*BAD, *RAW])
@@ -185,6 +201,7 @@ def test_a_command_ends_with_2_in_a_second_and_little_memory(case: str, write: C
     assert all(line.startswith(f"{path}:") and "; " in line for line in lines), told
     assert seconds < MOST_SECONDS + 1.0, "of which half is Python's own start"
     assert memory < MOST_BYTES
+    assert memory > 10_000_000 or not sys.platform.startswith("linux"), "it was measured"
     assert path.read_bytes() == before
 
 

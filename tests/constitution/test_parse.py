@@ -75,9 +75,9 @@ def test_template_syntax_in_principles_arrives_as_text(write: Callable[..., Path
 
 def test_a_thousand_principles_load_in_a_second(write: Callable[..., Path]) -> None:
     path = write(GOOD + "".join(f"  - id: p{i}\n    text: Be kind to person number {i}.\n" for i in range(1000)))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(load_constitution(path).principles) == 1002
-    assert time.perf_counter() - start < MOST_SECONDS
+    assert time.process_time() - start < MOST_SECONDS
 
 
 # Names and paths.
