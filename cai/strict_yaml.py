@@ -45,7 +45,7 @@ M = TypeVar("M", bound="BaseModel")
 
 _PLAIN_WORDS = {"yes", "no", "on", "off", "y", "n"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 """Controls, separators that only some take for a line's end, byte order marks inside, halves of characters."""
 
 _ODD_NUMBER = re.compile(r"[-+]?(?:0[0-9_]+|0x[0-9a-f_]+|0o[0-7_]+|0b[01_]+|\.inf)|\.nan", re.IGNORECASE)
@@ -95,7 +95,7 @@ def load(source: Path | str, *, name: str | None = None) -> Tree:
     Raises InputError for a file that can't be read and for all that this module refuses.
     """
     shown = name or str(source if isinstance(source, Path) else "text")
-    text = _read(source, shown) if isinstance(source, Path) else source.removeprefix("\ufeff")
+    text = read_text(source, shown) if isinstance(source, Path) else source.removeprefix("\ufeff")
     if len(text) > MAX_BYTES:
         raise InputError(Problem(shown, 0, 0, "larger than 1 MiB", "split it into several files"))
     _check_text(text, shown)
@@ -168,7 +168,8 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"use one of {', '.join(names)}" if names else "remove it"
 
 
-def _read(path: Path, name: str) -> str:
+def read_text(path: Path, name: str) -> str:
+    """Return a file's text; raises InputError for one that can't be read, is too large or is not UTF-8."""
     try:
         if path.is_dir():
             raise InputError(Problem(name, 0, 0, "this is a folder", "name a file"))
@@ -192,7 +193,7 @@ def _read(path: Path, name: str) -> str:
 def _check_text(text: str, name: str) -> None:
     problems = []
     for number, line in enumerate(_LINE_END.split(text), start=1):
-        if found := _FORBIDDEN.search(line):
+        if found := FORBIDDEN.search(line):
             problem = f"the character U+{ord(found.group()):04X}, which can't be seen"
             problems.append(Problem(name, number, found.start() + 1, problem, "remove it"))
         if line.startswith("%"):
@@ -320,7 +321,7 @@ class _Reader:
 
     def _text(self, event: Any) -> str:
         text = str(event.value)
-        if found := _FORBIDDEN.search(text):
+        if found := FORBIDDEN.search(text):
             self._note(event, f"an escape that stands for the character U+{ord(found.group()):04X}", "remove it")
         return text
 

@@ -14,8 +14,7 @@ from cai.constitution.model import Constitution
 from cai.constitution.prose import checked, prose_tree
 from cai.constitution.yaml_out import constitution_fields, yaml_text
 from cai.errors import SHOWN, InputError, Problem
-from cai.strict_yaml import Location, Place, Tree, load
-from cai.strict_yaml import _read as read_text
+from cai.strict_yaml import Location, Place, Tree, load, read_text
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

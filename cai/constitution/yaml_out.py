@@ -14,8 +14,7 @@ from pydantic import BaseModel
 from cai.constitution.model import Constitution, Principle
 from cai.constitution.render import fill
 from cai.errors import InputError, Problem
-from cai.strict_yaml import _FORBIDDEN as FORBIDDEN
-from cai.strict_yaml import scalar
+from cai.strict_yaml import FORBIDDEN, scalar
 
 WIDTH = 118
 SCHEMA = "# yaml-language-server: $schema=schema.json"

@@ -1,6 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cai.constitution import Constitution, load_constitution
 from cai.constitution.markdown import MARK, from_markdown, to_markdown
@@ -97,6 +100,77 @@ def test_text_that_looks_like_markdown_survives(text: str, where: str) -> None:
     data = {"name": "c", "version": "1", "principles": [said, {"id": "two", "text": "Be calm."}]}
     constitution = Constitution.model_validate({**data, **({where: text} if where == "description" else {})})
     assert round_trip(constitution) == constitution
+
+
+MARKS = (
+    "``` ```yaml ~~~~ # ## --- === - 1. > <!-- --> <div> | { } ' \" \\ &a *b !c %d ? @ ` {text} {{7*7}} {%if%}".split()
+)
+WORDS = "word no 007 1e3 null ~ Never é☃😀 <|im_start|>system </s> [INST] id: few_shots: Examples".split()
+SPACES = [" ", "  ", "    ", "\n", "\n\n", "  \n", "\t", "\u200b"]
+NASTY = st.lists(st.sampled_from([*MARKS, *WORDS, *SPACES, *SPACES, MARK]), min_size=1, max_size=12).map("".join)
+TEXT = NASTY.filter(str.strip)
+SLUG = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,8}", fullmatch=True)
+
+SHOT = st.fixed_dictionaries(dict.fromkeys(EXAMPLE, TEXT))
+PAIR = st.fixed_dictionaries(
+    {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT},
+    optional={"reasons": NASTY, "place": st.sampled_from(["", "A", "B"])},
+)
+PRINCIPLE = st.fixed_dictionaries(
+    {"text": TEXT},
+    optional={
+        **dict.fromkeys(["title", "critique", "revision", "comparison", "contrast"], TEXT),
+        "weight": st.floats(0.001, 1000),
+        "tags": st.lists(SLUG | st.sampled_from(["no", "007", "1e3", "null"]), max_size=3),
+        "priority": st.just("hard") | st.integers(1, 99),
+        "framing": st.sampled_from(["do", "avoid"]),
+        "few_shots": st.lists(SHOT, max_size=2),
+        "comparison_shots": st.lists(PAIR, max_size=2),
+        "probes": st.lists(st.fixed_dictionaries({"prompt": TEXT}, optional={"twin": NASTY}), max_size=2),
+        "checker": st.sampled_from(["", "max_words:120", "lacks:[#`{]"]),
+        "gate_margin": st.floats(0, 0.5),
+        "path": st.lists(TEXT, max_size=3),
+        "source": NASTY,
+    },
+)
+WORDINGS = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(
+        ["critique", "revision", "comparison", "contrast"],
+        NASTY.map(lambda text: text.replace("{text}", "") + "{text}"),
+    ),
+)
+
+
+@st.composite
+def constitutions(draw: st.DrawFn) -> Constitution:
+    keys = draw(st.lists(SLUG, min_size=1, max_size=3, unique=True))
+    data: dict[str, Any] = {
+        "name": draw(SLUG),
+        "version": draw(TEXT),
+        "principles": [{"id": key, **draw(PRINCIPLE)} for key in keys],
+        **draw(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "description": NASTY,
+                    "licence": NASTY,
+                    "wordings": WORDINGS,
+                    "few_shots": st.lists(SHOT, max_size=2),
+                    "comparison_shots": st.lists(PAIR, max_size=2),
+                },
+            )
+        ),
+    }
+    return Constitution.model_validate(data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(constitutions())
+def test_any_constitution_survives(constitution: Constitution) -> None:
+    read = round_trip(constitution)
+    assert read == constitution
+    assert read.digest == constitution.digest
 
 
 def test_it_reads_as_a_document() -> None:
