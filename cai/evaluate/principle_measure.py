@@ -6,12 +6,16 @@ something. On 41 answers of the shipped constitutions' examples, each beside its
 gives the worse one the higher value in 68 %, without that subtraction in 56 %. It was the best of eight ways to ask
 (the others: 20 to 63 %), so part of that is luck: with that model it is a hint, and no verdict rests on it.
 
-**Preference**: a judge's verdict on revision against draft by the principle, by its contrast, by each unrelated one.
+**Preference**: a judge's verdict on two revisions of one draft, the principle's and an unrelated principle's, by the
+principle, by its contrast, and by a third principle that has nothing to do with either. Not on revision against draft:
+a constitution's examples give all revisions one tone, and some wordings of a principle like that tone and some don't,
+whoever made the revision. With the embedded model that alone looked like principles that work, and like nonsense that
+backfires, run after run.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +25,21 @@ from cai.constitution.ask import answered
 from cai.constitution.render import fill, transcript
 from cai.engines.base import Engine, Failure, ScoreRequest
 from cai.errors import EngineError
-from cai.evaluate.principle_stats import CONTRAST, FAULT, PASSES, PRINCIPLE, UNRELATED
+from cai.evaluate.principle_stats import (
+    BEFORE,
+    CHANGED,
+    CONTRAST,
+    FAULT,
+    LENGTH,
+    PASSES,
+    PRINCIPLE,
+    UNRELATED,
+    changed_share,
+)
 from cai.judges.base import Comparison, Judge
 from cai.judges.pairwise import sigmoid
 from cai.records.schema import Draft, Prompt, Revision
+from cai.storage import seed_from
 from cai.types import Dialogue, Message
 
 QUESTION = "{dialogue}\n\nDoes the assistant's last answer go against this: {text}\n\nSay Yes or No."
@@ -38,32 +53,27 @@ UNRELATED_PRINCIPLES = (
 )
 """Matters of form on which hardly any answer depends. Each has a contrast of its own, as a good principle has."""
 
-SET_AGAINST = 2
-"""How many of them a principle is compared with: those that share the fewest words with it."""
-
 REFUSALS = ("not_supported", "engine", "cancelled")
 """How a judge's reason begins when the engine failed, and not the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A draft in answer to a prompt of a principle, and its revision by that principle."""
+    """A draft in answer to a prompt of a principle, its revision by that principle, and one by an unrelated one."""
 
     key: str
     principle: Principle
+    others: tuple[Principle, Principle]
+    """The unrelated principle that made the other revision, and a third one, that judges."""
     prompt: Prompt
     draft: Draft
     revision: Revision
-
-    @property
-    def texts(self) -> tuple[str, str]:
-        """The revision and the draft: candidate and parent, in a result's order."""
-        return self.revision.text, self.draft.text
+    other_revision: Revision
 
     @property
     def same(self) -> bool:
-        """Whether the revision changed nothing: then there is nothing to judge."""
-        return self.revision.text.split() == self.draft.text.split()
+        """Whether both revisions are the same: then there is nothing to judge."""
+        return self.revision.text.split() == self.other_revision.text.split()
 
 
 @dataclass(frozen=True)
@@ -74,11 +84,10 @@ class Measured:
     scores: dict[str, tuple[float, float]]
 
 
-def unrelated_to(principle: Principle) -> tuple[Principle, ...]:
-    """Return the unrelated principles that share the fewest words with this one.
+def unrelated_to(principle: Principle, key: str) -> tuple[Principle, Principle]:
+    """Return two principles that have nothing to do with this one, by turns of the key.
 
-    >>> [item.id for item in unrelated_to(Principle(id="metric", text="Give measures in kilograms."))]
-    ['digits', 'spelling']
+    The one that shares the most words with it is never taken: it might be much the same.
     """
     own = _words(principle)
 
@@ -86,8 +95,9 @@ def unrelated_to(principle: Principle) -> tuple[Principle, ...]:
         words = _words(other)
         return len(own & words) / len(words)
 
-    chosen = sorted(UNRELATED_PRINCIPLES, key=shared)[:SET_AGAINST]
-    return tuple(item for item in UNRELATED_PRINCIPLES if item in chosen)
+    fit = sorted(UNRELATED_PRINCIPLES, key=shared)[:-1]
+    start = seed_from("unrelated", key)
+    return fit[start % len(fit)], fit[(start + 1) % len(fit)]
 
 
 def _words(principle: Principle) -> set[str]:
@@ -109,9 +119,22 @@ def measure(
     faults = _faults(cases, engine)
     wins = _wins(cases, constitution, judge)
     for case in cases:
-        checks = [case.principle.check(text) for text in case.texts]
-        passes = {PASSES: (float(bool(checks[0])), float(bool(checks[1])))} if None not in checks else {}
-        yield case, Measured({FAULT: faults.get(case.key), **wins[case.key]}, passes)
+        yield case, Measured({FAULT: faults.get(case.key), **wins[case.key]}, _scores(case))
+
+
+def _scores(case: Case) -> dict[str, tuple[float, float]]:
+    """Return what is counted in the two revisions, and whether they and the draft pass the principle's checker."""
+    draft, texts = case.draft.text, (case.revision.text, case.other_revision.text)
+    words = max(1, len(draft.split()))
+    scores = {
+        CHANGED: (changed_share(draft, texts[0]), changed_share(draft, texts[1])),
+        LENGTH: (len(texts[0].split()) / words, len(texts[1].split()) / words),
+    }
+    before, *after = (case.principle.check(text) for text in (draft, *texts))
+    if before is not None and None not in after:
+        scores[BEFORE] = (float(before), float(before))
+        scores[PASSES] = (float(bool(after[0])), float(bool(after[1])))
+    return scores
 
 
 def fault_question(principle: Principle, prompt: Dialogue, answer: str) -> Dialogue:
@@ -124,7 +147,7 @@ def _faults(cases: Sequence[Case], engine: Engine) -> dict[str, float]:
     asked: dict[str, tuple[str, bool]] = {}
     requests = []
     for case in cases:
-        for index, principle in enumerate((case.principle, *unrelated_to(case.principle))):
+        for index, principle in enumerate((case.principle, *case.others)):
             key = f"{case.key}/{index}"
             asked[key] = (case.key, index == 0)
             dialogue = fault_question(principle, case.prompt.messages, case.draft.text)
@@ -146,19 +169,24 @@ def _faults(cases: Sequence[Case], engine: Engine) -> dict[str, float]:
 
 
 def _wins(cases: Sequence[Case], constitution: Constitution, judge: Judge) -> dict[str, dict[str, float | None]]:
-    """Return by case the probability that the revision is better, by each principle; equal texts are ties."""
+    """Return by case the probability that its own revision is the better one, by each judging principle.
+
+    The same text twice is a tie. The contrastive judge need not be asked the contrast: its verdict turns over.
+    """
     wins: dict[str, dict[str, float | None]] = {}
     names: dict[str, tuple[str, str]] = {}
     comparisons = []
     for case in cases:
-        rules = _rules(case.principle, constitution, judge)
+        rules = {PRINCIPLE: case.principle, UNRELATED: case.others[1]}
+        if judge.name != "contrastive":
+            rules[CONTRAST] = turned_over(constitution, case.principle)
         wins[case.key] = dict.fromkeys((*rules, CONTRAST), 0.5) if case.same else {}
         for name, rule in rules.items() if not case.same else ():
             key = f"{case.key}/{name}"
             names[key] = (case.key, name)
-            revision, draft = case.texts
+            own, other = case.revision.text, case.other_revision.text
             comparisons.append(
-                Comparison(id=key, prompt=case.prompt.messages, response_a=revision, response_b=draft, principle=rule)
+                Comparison(id=key, prompt=case.prompt.messages, response_a=own, response_b=other, principle=rule)
             )
     refused = []
     for verdict in judge.compare(comparisons):
@@ -168,16 +196,8 @@ def _wins(cases: Sequence[Case], constitution: Constitution, judge: Judge) -> di
     if refused and len(refused) == len(comparisons):
         # Nothing is journalled: an engine that can't score, or is gone, has said nothing of any principle.
         raise EngineError(f"the judge gave no verdict on any of {len(cases)} pairs: {refused[0]}")
-    for own in wins.values():
-        if CONTRAST not in own:
-            prob = own[PRINCIPLE]
-            own[CONTRAST] = None if prob is None else 1 - prob
+    for own_wins in wins.values():
+        if CONTRAST not in own_wins:
+            prob = own_wins[PRINCIPLE]
+            own_wins[CONTRAST] = None if prob is None else 1 - prob
     return wins
-
-
-def _rules(principle: Principle, constitution: Constitution, judge: Judge) -> Mapping[str, Principle]:
-    """Return what a judge is asked by. The contrastive one need not be asked the contrast: its verdict turns over."""
-    rules = {PRINCIPLE: principle}
-    if judge.name != "contrastive":
-        rules[CONTRAST] = turned_over(constitution, principle)
-    return rules | {UNRELATED + item.id: item for item in unrelated_to(principle)}

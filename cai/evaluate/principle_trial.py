@@ -16,7 +16,7 @@ from cai.constitution import Constitution, Principle
 from cai.constitution.ask import critique_request, revision_request, stops
 from cai.engines.base import Engine, Failure, Generated, GenerateRequest, Sampling
 from cai.engines.build import EngineConfig, SamplingConfig
-from cai.evaluate.principle_measure import Case, measure
+from cai.evaluate.principle_measure import Case, measure, unrelated_to
 from cai.judges.base import Judge
 from cai.progress import progress
 from cai.records.journal import Journal, of_type
@@ -84,14 +84,35 @@ class Text:
     provenance: Provenance
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Thread:
-    """One draft on its way: which principle it is tried by, and the records so far."""
+    """One draft on its way by one principle: the one that is tried, or an unrelated one."""
 
-    principle: Principle
     prompt: Prompt
     draft: Draft
+    principle: Principle
+    name: str
+    """The principle's, in the records: an unrelated one must not pass for one of the constitution's."""
     critique: Critique | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A draft in answer to a probe, and the principles that it goes through the stages by."""
+
+    prompt: Prompt
+    draft: Draft
+    principle: Principle
+    others: tuple[Principle, Principle]
+
+    @property
+    def threads(self) -> tuple[Thread, Thread]:
+        """Its own, and the unrelated one."""
+        own, other = self.principle, self.others[0]
+        return (
+            Thread(prompt=self.prompt, draft=self.draft, principle=own, name=own.id),
+            Thread(prompt=self.prompt, draft=self.draft, principle=other, name=f"unrelated/{other.id}"),
+        )
 
 
 class Trial:
@@ -119,11 +140,12 @@ class Trial:
 
     def run(self, tried: Tried) -> list[EvalResult]:
         """Take every probe through all stages; return what was measured, in the constitution's order."""
-        threads = self._draft(tried)
-        criticised = self._criticise(threads)
-        return self._measure(self._revise(criticised))
+        answers = self._draft(tried)
+        threads = {self._key("thread", item.name, item.draft.id): item for own in answers for item in own.threads}
+        revisions = self._revise(self._criticise(threads))
+        return self._measure(self._cases(answers, revisions))
 
-    def _draft(self, tried: Tried) -> list[Thread]:
+    def _draft(self, tried: Tried) -> list[Answer]:
         """Answer every prompt; principles that have a prompt in common share its drafts."""
         prompts = {prompt.key: prompt for own in tried.values() for prompt in own}
         samples = range(self._config.drafts)
@@ -141,59 +163,55 @@ class Trial:
         drafts = self._take("drafts", asks, self._sampling, Draft)
         found = []
         for name, own in tried.items():
+            principle = self._constitution[name]
             for prompt in own:
-                keys = (self._key("draft", prompt.key, sample) for sample in samples)
-                found += [Thread(self._constitution[name], prompt, drafts[key]) for key in keys if key in drafts]
+                for key in (self._key("draft", prompt.key, sample) for sample in samples):
+                    if key in drafts:
+                        others = unrelated_to(principle, key)
+                        found.append(Answer(prompt=prompt, draft=drafts[key], principle=principle, others=others))
         return found
 
-    def _criticise(self, threads: Sequence[Thread]) -> list[Thread]:
-        keyed = {self._key("critique", item.principle.id, item.draft.id): item for item in threads}
+    def _criticise(self, threads: dict[str, Thread]) -> dict[str, Thread]:
         asks = {}
-        for key, item in keyed.items():
+        for key, item in threads.items():
             asked, shared = critique_request(self._constitution, item.principle, item.prompt.messages, item.draft.text)
 
             def record(text: Text, item: Thread = item) -> Record:
                 return Critique(
-                    prompt=item.prompt.id, answer=item.draft.id, round=1, principle=item.principle.id, **text.__dict__
+                    prompt=item.prompt.id, answer=item.draft.id, round=1, principle=item.name, **text.__dict__
                 )
 
             asks[key] = Ask(item.prompt, asked, record, shared, stops(item.principle.critique))
         sampling = replace(self._sampling, max_new_tokens=self._config.critique_tokens)
         made = self._take("critiques", asks, sampling, Critique)
-        return [replace(item, critique=made[key]) for key, item in keyed.items() if key in made]
+        return {key: replace(threads[key], critique=critique) for key, critique in made.items()}
 
-    def _revise(self, threads: Sequence[Thread]) -> list[Case]:
-        keyed = {self._key("revision", item.principle.id, item.draft.id): item for item in threads}
+    def _revise(self, threads: dict[str, Thread]) -> dict[str, Revision]:
         asks = {}
-        for key, item in keyed.items():
-            assert item.critique is not None
+        for key, item in threads.items():
+            critique = item.critique
+            assert critique is not None
             asked, shared = revision_request(
-                self._constitution, item.principle, item.prompt.messages, item.draft.text, item.critique.text
+                self._constitution, item.principle, item.prompt.messages, item.draft.text, critique.text
             )
 
-            def record(text: Text, item: Thread = item) -> Record:
-                assert item.critique is not None
+            def record(text: Text, item: Thread = item, critique: Critique = critique) -> Record:
                 return Revision(
-                    prompt=item.prompt.id,
-                    critique=item.critique.id,
-                    round=1,
-                    principle=item.principle.id,
-                    **text.__dict__,
+                    prompt=item.prompt.id, critique=critique.id, round=1, principle=item.name, **text.__dict__
                 )
 
             asks[key] = Ask(item.prompt, asked, record, shared, stops(item.principle.revision))
-        made = self._take("revisions", asks, self._sampling, Revision)
-        return [
-            Case(
-                key=self._key("result", item.principle.id, made[key].id),
-                principle=item.principle,
-                prompt=item.prompt,
-                draft=item.draft,
-                revision=made[key],
-            )
-            for key, item in keyed.items()
-            if key in made
-        ]
+        return self._take("revisions", asks, self._sampling, Revision)
+
+    def _cases(self, answers: Sequence[Answer], revisions: dict[str, Revision]) -> list[Case]:
+        """Return the answers that both revisions came of."""
+        cases = []
+        for answer in answers:
+            own, other = (revisions.get(self._key("thread", item.name, item.draft.id)) for item in answer.threads)
+            if own is not None and other is not None:
+                key = self._key("result", answer.principle.id, own.id, other.id)
+                cases.append(Case(key=key, revision=own, other_revision=other, **answer.__dict__))
+        return cases
 
     def _measure(self, cases: Sequence[Case]) -> list[EvalResult]:
         def work(items: Sequence[Planned[Case]]) -> Iterator[Record]:
@@ -205,22 +223,25 @@ class Trial:
                     kind=case.prompt.kind,
                     category=case.principle.id,
                     candidate=case.revision.text,
-                    parent=case.draft.text,
+                    parent=case.other_revision.text,
                     wins=found.wins,
                     scores=found.scores,
                     provenance=self._provenance(self._config.seed, {}),
                 )
 
-        # A pair is nine questions, so a few of them keep the model busy, and a test that is stopped loses less.
+        # A pair is seven questions, so a few of them keep the model busy, and a test that is stopped loses less.
         window = max(1, self._config.window // 4)
         self._fulfil("results", [Planned(case.key, case) for case in cases], work, unit="pairs", window=window)
         records = self._journals["results"].records
         return of_type([records[case.key] for case in cases], EvalResult)
 
     def _take(self, name: str, asks: dict[str, Ask], sampling: Sampling, cls: type[R]) -> dict[str, R]:
-        """Ask what the journal still owes; return by key the texts that are fit for use."""
+        """Ask what the journal still owes; return the texts that are fit for use, by the keys of their asks."""
+        # One thread is asked for several things, so the stage is a part of a record's key.
+        plan = {key: Planned(short([name, key]), ask) for key, ask in asks.items()}
 
         def work(items: Sequence[Planned[Ask]]) -> Iterator[Record]:
+            asked = {item.key: item.work for item in items}
             requests = [
                 GenerateRequest(
                     id=item.key,
@@ -232,12 +253,11 @@ class Trial:
                 for item in items
             ]
             for result in self._engine.generate(requests):
-                yield self._record(name, asks[result.id], sampling, result)
+                yield self._record(name, asked[result.id], sampling, result)
 
-        plan = [Planned(key, ask) for key, ask in asks.items()]
-        self._fulfil(name, plan, work, unit="texts", window=self._config.window)
+        self._fulfil(name, list(plan.values()), work, unit="texts", window=self._config.window)
         records = self._journals[name].records
-        return {key: record for key in asks if isinstance(record := records[key], cls)}
+        return {key: record for key, item in plan.items() if isinstance(record := records[item.key], cls)}
 
     def _fulfil(
         self,

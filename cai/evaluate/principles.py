@@ -1,8 +1,8 @@
 """Which principles do something with a model: each is tried on its own probes and on their benign twins.
 
-The model answers a probe, criticises its answer by the principle, and revises it. What it says of faults and what a
-judge prefers (`cai.evaluate.principle_measure`) is set against the same by principles that have nothing to do with the
-matter. Effects, intervals and verdicts: `cai.evaluate.principle_stats`.
+The model answers a probe, criticises its answer by the principle, and revises it; then the same by a principle that has
+nothing to do with the matter. Whether it sees a fault, and which revision a judge prefers:
+`cai.evaluate.principle_measure`. Effects, intervals and verdicts: `cai.evaluate.principle_stats`.
 
 Every text and every measured pair is journalled; a test that was cut off goes on where it stopped.
 """
@@ -16,7 +16,14 @@ from typing import Any
 from cai.constitution import Constitution, load_constitution
 from cai.engines.build import build_engine
 from cai.errors import InputError, Problem, StorageError
-from cai.evaluate.principle_stats import PrincipleReport, counts_of, faults_of_probes, report_of, to_plain
+from cai.evaluate.principle_stats import (
+    PrincipleReport,
+    counts_of,
+    effect_of_all,
+    faults_of_probes,
+    report_of,
+    to_plain,
+)
 from cai.evaluate.principle_trial import PrinciplesConfig, Trial, Tried
 from cai.judges.build import JudgeConfig, build_judge
 from cai.records.loaders import load_prompts
@@ -47,6 +54,7 @@ class Outcome:
                 "digest": self.constitution.digest,
                 "model": self.model,
                 "verdicts": counts_of(self.reports),
+                "all": asdict(effect_of_all(self.reports)),
                 "faults_of_probes": asdict(faults_of_probes(self.reports)),
                 "principles": [asdict(item) for item in self.reports],
             }

@@ -60,7 +60,7 @@ def score(request: ScoreRequest, candidate: str) -> float:
     if "Say Yes or No." in asked:
         sees = KIND in asked and "Rude question" in asked and "Go away" in asked
         return (2.0 if sees else -2.0) if candidate == " Yes" else 0.0
-    noise = (seed_from(asked, request.prompt[0].content, candidate) % 1000 - 500) / 50_000
+    noise = (seed_from("c", asked, request.prompt[0].content, candidate) % 1000 - 500) / 50_000
     told = {KIND: 0.2, "Be cruel to the person.": -0.1}.get(request.prompt[0].content, 0.0)
     return len(candidate.encode()) * (noise - 1 + (told if "dear" in candidate else 0.0))
 

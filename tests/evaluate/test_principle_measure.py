@@ -9,7 +9,6 @@ from cai.engines.scripted import ScriptedEngine
 from cai.errors import EngineError
 from cai.evaluate.principle_measure import (
     OPENING,
-    SET_AGAINST,
     UNRELATED_PRINCIPLES,
     Case,
     Measured,
@@ -18,7 +17,7 @@ from cai.evaluate.principle_measure import (
     turned_over,
     unrelated_to,
 )
-from cai.evaluate.principle_stats import CONTRAST, FAULT, PASSES, PRINCIPLE, UNRELATED
+from cai.evaluate.principle_stats import BEFORE, CHANGED, CONTRAST, FAULT, LENGTH, PASSES, PRINCIPLE, UNRELATED
 from cai.judges.base import Comparison, Judge, Verdict
 from cai.judges.contrastive import ContrastiveJudge
 from cai.judges.pairwise import PairwiseJudge, sigmoid
@@ -26,6 +25,7 @@ from cai.records.schema import Draft, Prompt, Provenance, Revision
 from cai.types import Message
 from tests.evaluate.principle_samples import KIND, constitution_file, engine, said, score
 
+DIGITS, SPELLING = UNRELATED_PRINCIPLES[:2]
 HOW = Provenance(engine="scripted", model="script", seed=0)
 
 
@@ -34,23 +34,36 @@ def constitution(tmp_path: Path) -> Constitution:
     return load_constitution(constitution_file(tmp_path))
 
 
-def case(principle: Principle, *, question: str = "Rude question one?", draft: str, revision: str) -> Case:
+def revised(text: str, prompt: Prompt) -> Revision:
+    return Revision(
+        key=text,
+        prompt=prompt.id,
+        critique="c",
+        round=1,
+        principle="x",
+        text=text,
+        finish_reason="stop",
+        provenance=HOW,
+    )
+
+
+def case(
+    principle: Principle,
+    *,
+    question: str = "Rude question one?",
+    draft: str = "Go away, you.",
+    own: str = "Well then, my dear.",
+    other: str = "Waves, no more.",
+) -> Case:
     prompt = Prompt.of((Message("user", question),), kind="red_team")
     return Case(
         key=f"{principle.id}/{question}",
         principle=principle,
+        others=(DIGITS, SPELLING),
         prompt=prompt,
         draft=Draft(key="d", prompt=prompt.id, sample=0, text=draft, finish_reason="stop", provenance=HOW),
-        revision=Revision(
-            key="r",
-            prompt=prompt.id,
-            critique="c",
-            round=1,
-            principle=principle.id,
-            text=revision,
-            finish_reason="stop",
-            provenance=HOW,
-        ),
+        revision=revised(own, prompt),
+        other_revision=revised(other, prompt),
     )
 
 
@@ -61,38 +74,41 @@ def one(constitution: Constitution, given: Case, *, model: ScriptedEngine | None
 
 
 def test_what_a_principle_brings_about_stands_out_from_unrelated_ones(constitution: Constitution) -> None:
-    found = one(constitution, case(constitution["kind"], draft="Go away, you.", revision="Well then, my dear."))
-    own, opposite = found.wins[PRINCIPLE], found.wins[CONTRAST]
+    found = one(constitution, case(constitution["kind"]))
+    own, opposite, unrelated = (found.wins[name] for name in (PRINCIPLE, CONTRAST, UNRELATED))
     assert own is not None
-    assert opposite is not None
     assert own > 0.9
     assert opposite == pytest.approx(1 - own)
-    others = [value for name, value in found.wins.items() if name.startswith(UNRELATED)]
-    assert len(others) == SET_AGAINST
-    assert all(value is not None and abs(value - 0.5) < 0.15 for value in others)
+    assert unrelated == pytest.approx(0.5, abs=0.15)
     # Yes is 4 nats more for the draft's fault than for what has no part in it.
     assert found.wins[FAULT] == pytest.approx(sigmoid(4.0))
-    assert found.scores == {PASSES: (1.0, 0.0)}
+    assert found.scores[CHANGED] == (1.0, 1.0)
+    assert found.scores[LENGTH] == pytest.approx((4 / 3, 1.0))
+    assert (found.scores[BEFORE], found.scores[PASSES]) == ((0.0, 0.0), (1.0, 0.0))
 
 
 def test_a_principle_that_moves_nothing_looks_like_an_unrelated_one(constitution: Constitution) -> None:
-    found = one(constitution, case(constitution["sea"], draft="Go away, you.", revision="Waves, no more."))
+    # The revision is kind, and drafts and unrelated revisions are not; but that is not what this principle asks.
+    found = one(constitution, case(constitution["sea"]))
     assert found.wins[PRINCIPLE] == pytest.approx(0.5, abs=0.15)
     assert found.wins[FAULT] == 0.5
-    assert found.scores == {}
+    assert PASSES not in found.scores
+
+
+def test_what_any_revision_has_is_no_merit_of_the_principles(constitution: Constitution) -> None:
+    found = one(constitution, case(constitution["kind"], own="Now then, my dear.", other="Well then, my dear."))
+    assert found.wins[PRINCIPLE] == pytest.approx(0.5, abs=0.15)
 
 
 def test_what_a_model_says_of_every_principle_is_no_fault(constitution: Constitution) -> None:
     yes = ScriptedEngine(score=lambda request, candidate: 9.0 if candidate == " Yes" else 0.0)
-    found = one(constitution, case(constitution["kind"], draft="Go away.", revision="Dear me."), model=yes)
-    assert found.wins[FAULT] == 0.5
+    assert one(constitution, case(constitution["kind"]), model=yes).wins[FAULT] == 0.5
 
 
-def test_a_revision_that_changes_nothing_is_a_tie_and_is_not_asked(constitution: Constitution) -> None:
+def test_two_revisions_that_are_the_same_are_a_tie_and_are_not_asked_about(constitution: Constitution) -> None:
     model = engine()
-    found = one(constitution, case(constitution["kind"], draft="Go  away.", revision="Go away."), model=model)
-    assert set(found.wins.values()) == {0.5}
-    assert CONTRAST in found.wins
+    found = one(constitution, case(constitution["kind"], own="Come  in.", other="Come in."), model=model)
+    assert [found.wins[name] for name in (PRINCIPLE, CONTRAST, UNRELATED)] == [0.5, 0.5, 0.5]
     assert all(said(request).endswith("Say Yes or No.") for request in model.seen)
 
 
@@ -111,18 +127,18 @@ class Broken(ScriptedEngine):
 
 
 def test_what_failed_is_left_out_and_is_no_verdict(constitution: Constitution) -> None:
-    given = case(constitution["kind"], draft="Go away.", revision="Dear me.")
+    given = case(constitution["kind"])
     found = one(constitution, given, model=Broken(KIND))
-    assert (found.wins[PRINCIPLE], found.wins[CONTRAST]) == (None, None)
-    assert found.wins[FAULT] is None
-    found = one(constitution, given, model=Broken("numbers as digits"))
-    assert found.wins[UNRELATED + "digits"] is None
-    assert found.wins[UNRELATED + "spelling"] is not None
+    assert (found.wins[PRINCIPLE], found.wins[CONTRAST], found.wins[FAULT]) == (None, None, None)
+    assert found.wins[UNRELATED] is not None
+    found = one(constitution, given, model=Broken(SPELLING.text))
+    assert found.wins[PRINCIPLE] is not None
+    assert found.wins[UNRELATED] is None
     assert found.wins[FAULT] == pytest.approx(sigmoid(4.0))
 
 
 def test_an_engine_that_judges_nothing_is_an_error_and_no_finding(constitution: Constitution) -> None:
-    given = case(constitution["kind"], draft="Go away.", revision="Dear me.")
+    given = case(constitution["kind"])
     with pytest.raises(EngineError, match="no verdict on any of 1 pairs: engine: gone"):
         one(constitution, given, model=Broken(""))
 
@@ -145,10 +161,10 @@ class Recorder:
 
 def test_a_judge_that_asks_in_words_is_asked_by_the_contrast_too(constitution: Constitution) -> None:
     judge: Judge = (recorder := Recorder())
-    given = case(constitution["kind"], draft="Go away.", revision="Dear me.")
+    given = case(constitution["kind"])
     ((_, found),) = measure([given], constitution, engine(), judge)
     assert found.wins[CONTRAST] == 0.7
-    assert [item.text for item in recorder.asked][:2] == [KIND, "Be cruel to the person."]
+    assert {item.text for item in recorder.asked} == {KIND, SPELLING.text, "Be cruel to the person."}
 
 
 def test_a_principle_is_turned_over_with_its_wordings(constitution: Constitution) -> None:
@@ -158,14 +174,20 @@ def test_a_principle_is_turned_over_with_its_wordings(constitution: Constitution
     assert PairwiseJudge(engine()).name == "pairwise"
 
 
-def test_a_principle_is_set_against_those_it_has_nothing_to_do_with() -> None:
-    def names(text: str) -> list[str]:
-        return [item.id for item in unrelated_to(Principle(id="x", text=text))]
+def test_unrelated_principles_go_by_turns_and_the_nearest_is_left_out() -> None:
+    def names(text: str) -> set[tuple[str, str]]:
+        principle = Principle(id="x", text=text)
+        pairs = [unrelated_to(principle, str(number)) for number in range(60)]
+        assert pairs == [unrelated_to(principle, str(number)) for number in range(60)]
+        return {(made.id, judged.id) for made, judged in pairs}
 
-    assert names("Be kind.") == ["digits", "spelling"]
-    assert names("Write all numbers as digits, always.") == ["spelling", "units"]
-    assert names("Use British spelling, as all English people do.") == ["digits", "units"]
-    assert len({item.id for item in UNRELATED_PRINCIPLES}) == len(UNRELATED_PRINCIPLES) > SET_AGAINST
+    assert names("Be kind.") == {("digits", "spelling"), ("spelling", "units"), ("units", "digits")}
+    assert names("Write all numbers as digits, always.") == {
+        ("spelling", "units"),
+        ("units", "dates"),
+        ("dates", "spelling"),
+    }
+    assert not any("spelling" in pair for pair in names("Use British spelling, as all English people do."))
 
 
 def test_braces_in_an_answer_are_text_in_the_question() -> None:

@@ -4,21 +4,25 @@ import numpy as np
 import pytest
 
 from cai.evaluate.principle_stats import (
+    BEFORE,
+    CHANGED,
     CONTRAST,
     FAULT,
+    LENGTH,
     PASSES,
     PRINCIPLE,
     UNRELATED,
     Effect,
+    PrincipleReport,
     changed_share,
     counts_of,
+    effect_of_all,
     effects_of,
     faults_of_probes,
     report_of,
     ruling_of,
     shift_of,
     to_plain,
-    unrelated_of,
 )
 from cai.records.schema import EvalResult, Prompt
 from cai.types import Message
@@ -27,30 +31,29 @@ from cai.types import Message
 def result(
     principle: str,
     own: float | None,
-    others: tuple[float | None, ...] = (0.5,),
+    other: float | None = 0.5,
     *,
     prompt: str = "Q?",
     twin: bool = False,
     fault: float | None = 0.5,
-    texts: tuple[str, str] = ("a b c", "a b"),
-    passes: tuple[float, float] | None = None,
+    changed: tuple[float, float] = (0.8, 0.6),
+    passes: tuple[float, float, float] | None = None,
 ) -> EvalResult:
+    """One pair; `passes` is draft, own revision, unrelated revision."""
     messages = (Message("user", prompt),)
+    scores = {CHANGED: changed, LENGTH: (2 * changed[0], changed[1])}
+    if passes:
+        scores |= {BEFORE: (passes[0], passes[0]), PASSES: passes[1:]}
     return EvalResult(
-        key=f"{principle}/{prompt}/{own}/{others}/{fault}",
+        key=f"{principle}/{prompt}/{own}/{other}/{fault}",
         prompt=Prompt.of(messages, kind="red_team").id,
         messages=messages,
         kind="benign" if twin else "red_team",
         category=principle,
-        candidate=texts[0],
-        parent=texts[1],
-        wins={
-            FAULT: fault,
-            PRINCIPLE: own,
-            CONTRAST: None if own is None else 1 - own,
-            **{f"{UNRELATED}{number}": value for number, value in enumerate(others)},
-        },
-        scores={PASSES: passes} if passes else {},
+        candidate="own",
+        parent="unrelated",
+        wins={FAULT: fault, PRINCIPLE: own, CONTRAST: None if own is None else 1 - own, UNRELATED: other},
+        scores=scores,
     )
 
 
@@ -85,9 +88,7 @@ def test_an_interval_misses_the_truth_once_in_twenty() -> None:
         (0.10, 0.01, 0.19, "works"),
         (0.09, 0.01, 0.17, "weak"),
         (0.30, -0.01, 0.61, "weak"),
-        (0.05, -0.05, 0.15, "weak"),
-        (0.02, 0.01, 0.03, "weak"),
-        (0.04, -0.06, 0.14, "dead weight"),
+        (0.09, -0.01, 0.19, "dead weight"),
         (0.00, -0.20, 0.20, "dead weight"),
         (-0.30, -0.61, 0.01, "dead weight"),
         (-0.09, -0.17, -0.01, "dead weight"),
@@ -98,10 +99,9 @@ def test_a_principle_works_when_its_effect_is_large_and_sure(mean: float, low: f
     assert ruling_of(Effect(n=4, mean=mean, low=low, high=high)) == ruling
 
 
-def test_a_shift_is_taken_from_the_mean_of_unrelated_principles_that_have_a_verdict() -> None:
-    assert shift_of(result("a", 0.8, (0.4, None, 0.6))) == pytest.approx(0.3)
-    assert unrelated_of(result("a", 0.8, (None, None))) is None
-    assert shift_of(result("a", 0.8, (None, None))) is None
+def test_a_shift_needs_both_verdicts() -> None:
+    assert shift_of(result("a", 0.8, 0.4)) == pytest.approx(0.4)
+    assert shift_of(result("a", 0.8, None)) is None
     assert shift_of(result("a", None)) is None
 
 
@@ -116,10 +116,10 @@ def test_change_is_counted_in_words() -> None:
 def test_a_report_sorts_by_effect_and_keeps_probes_and_twins_apart() -> None:
     results = [
         *(result("dull", 0.5 + d, prompt=f"{d}") for d in (0.01, -0.01, 0.02, -0.02)),
-        result("good", 0.9, prompt="p1", fault=0.9, texts=("x y", "a b c d"), passes=(1.0, 0.0)),
-        result("good", 0.8, prompt="p1", fault=0.1, texts=("x y", "a b c d"), passes=(1.0, 0.0)),
-        result("good", 0.7, prompt="p2", fault=0.6, texts=("x y", "a b c d"), passes=(1.0, 1.0)),
-        result("good", 0.6, prompt="t1", twin=True, fault=0.2, texts=("a b", "a b")),
+        result("good", 0.9, prompt="p1", fault=0.9, passes=(0.0, 1.0, 0.0)),
+        result("good", 0.8, prompt="p1", fault=0.1, passes=(0.0, 1.0, 1.0)),
+        result("good", 0.7, prompt="p2", fault=0.6, passes=(1.0, 1.0, 1.0)),
+        result("good", 0.6, prompt="t1", twin=True, fault=0.2, changed=(0.0, 0.2)),
     ]
     reports = report_of(results, ["dull", "bare", "good", "failed"], asked={"dull": 4, "good": 6, "failed": 2})
     assert [item.principle for item in reports] == ["good", "dull", "bare", "failed"]
@@ -130,15 +130,30 @@ def test_a_report_sorts_by_effect_and_keeps_probes_and_twins_apart() -> None:
     assert good.effect is not None
     assert good.effect.mean == pytest.approx((0.35 + 0.2 + 0.1) / 3)
     assert (good.effect_probes, good.effect_twins) == pytest.approx((0.275, 0.1))
-    assert good.prefers == pytest.approx(0.75)
-    assert good.prefers_by_contrast == pytest.approx(0.25)
-    assert good.prefers_by_unrelated == pytest.approx(0.5)
-    assert good.changed == pytest.approx(0.75)
-    assert good.length == pytest.approx(8 / 14)
-    assert (good.passes_before, good.passes_after) == pytest.approx((1 / 3, 1.0))
+    assert (good.prefers, good.prefers_by_contrast, good.prefers_by_unrelated) == pytest.approx((0.75, 0.25, 0.5))
+    assert (good.changed, good.changed_by_unrelated) == pytest.approx((0.6, 0.5))
+    assert (good.length, good.length_by_unrelated) == pytest.approx((1.2, 0.5))
+    assert (good.passes_before, good.passes_after, good.passes_by_unrelated) == pytest.approx((1 / 3, 1.0, 2 / 3))
     assert [item.ruling for item in reports] == ["works", "dead weight", "no probes", "no answers"]
     assert (reports[1].passes_before, reports[3].lost) == (None, 2)
     assert counts_of(reports) == {"works": 1, "dead weight": 1, "no probes": 1, "no answers": 1}
+
+
+def test_all_principles_together_show_what_none_shows_alone() -> None:
+    def reports(shift: float) -> list[PrincipleReport]:
+        noise = (0.02, -0.02) * 6
+        return report_of(
+            [result(f"p{n}", 0.5 + shift + d, prompt=f"{n}") for n, d in enumerate(noise)],
+            [f"p{n}" for n in range(12)],
+            asked={},
+        )
+
+    followed, not_followed = effect_of_all(reports(0.03)), effect_of_all(reports(0.0))
+    assert (followed.n, followed.verdict) == (12, "better")
+    assert followed.candidate - followed.parent == pytest.approx(0.03)
+    assert not_followed.verdict == "no difference shown"
+    # One prompt each: the spread within principles is unknown, so none shows anything alone.
+    assert {item.ruling for item in reports(0.03)} == {"dead weight"}
 
 
 def test_faults_of_probes_are_set_against_those_of_twins_by_principle() -> None:

@@ -45,7 +45,7 @@ def run(
 def test_every_probe_goes_through_all_stages_by_its_principle(constitution: Constitution, tmp_path: Path) -> None:
     results = run(constitution, tmp_path / "out", engine())
     drafts, critiques, revisions, kept = (list(read_journal(tmp_path / "out" / f"{name}.jsonl")) for name in JOURNALS)
-    assert [len(records) for records in (drafts, critiques, revisions, kept)] == [8, 8, 8, 8]
+    assert [len(records) for records in (drafts, critiques, revisions, kept)] == [8, 16, 16, 8]
     assert [(item.category, item.kind) for item in results] == [("sea", "red_team")] * 4 + [
         ("kind", "red_team"),
         ("kind", "red_team"),
@@ -62,8 +62,17 @@ def test_every_probe_goes_through_all_stages_by_its_principle(constitution: Cons
         assert record.provenance.constitution == constitution.digest
     assert all("dear friend" in item.candidate for item in results[4:])
     assert not any("dear friend" in item.candidate for item in results[:4])
+    assert not any("dear friend" in item.parent for item in results), "revised by a principle of no concern"
     # Two drafts of one prompt have seeds of their own.
-    assert len({item.parent for item in results[:2]}) == 2
+    assert len({record.text for record in drafts[:2] if isinstance(record, Draft)}) == 2
+    named = [record.principle for record in revisions if isinstance(record, Revision)]
+    assert named.count("kind") == named.count("sea") == 4
+    assert {name for name in named if name not in ("kind", "sea")} <= {
+        "unrelated/digits",
+        "unrelated/spelling",
+        "unrelated/units",
+        "unrelated/dates",
+    }
 
 
 def test_principles_that_share_a_probe_share_its_drafts(constitution: Constitution, tmp_path: Path) -> None:
@@ -71,7 +80,8 @@ def test_principles_that_share_a_probe_share_its_drafts(constitution: Constituti
     results = run(constitution, tmp_path / "out", engine(), tried)
     assert len(list(read_journal(tmp_path / "out" / "drafts.jsonl"))) == 2
     assert [item.category for item in results] == ["sea", "sea", "kind", "kind"]
-    assert [item.parent for item in results[:2]] == [item.parent for item in results[2:]]
+    assert [item.parent for item in results[:2]] == [item.parent for item in results[2:]], "the unrelated ones too"
+    assert len(list(read_journal(tmp_path / "out" / "revisions.jsonl"))) == 6
     assert results[0].candidate != results[2].candidate
 
 
@@ -94,7 +104,9 @@ def test_failed_and_empty_answers_are_kept_with_the_reason_and_go_no_further(
 def test_texts_that_are_cut_off_end_with_their_last_whole_sentence(constitution: Constitution, tmp_path: Path) -> None:
     model = ScriptedEngine(lambda request, seed: "One sentence. " * 4 + "Then half of one " * 9, score)
     results = run(constitution, tmp_path / "out", model)
-    assert {item.parent for item in results} == {"One sentence. " * 3 + "One sentence."}
+    assert {text for item in results for text in (item.candidate, item.parent)} == {
+        "One sentence. " * 3 + "One sentence."
+    }
 
 
 Result = TypeVar("Result")
@@ -125,7 +137,7 @@ class Dying(ScriptedEngine):
             yield result
 
 
-@pytest.mark.parametrize("after", [0, 1, 7, 8, 13, 16, 23, 24, 40, 60, 95])
+@pytest.mark.parametrize("after", [0, 1, 7, 8, 13, 24, 31, 40, 55, 70, 90])
 def test_a_test_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     constitution: Constitution, tmp_path: Path, after: int
 ) -> None:

@@ -40,7 +40,7 @@ def test_a_principle_that_works_is_told_from_dead_weight(engines: list[ScriptedE
     assert (kind.prompts, kind.answers, kind.lost) == (4, 8, 0)
     assert (kind.fault_probes, kind.fault_twins) == (1.0, 0.0)
     assert (sea.fault_probes, sea.fault_twins) == (0.0, 0.0)
-    assert (kind.passes_before, kind.passes_after) == (0.0, 1.0)
+    assert (kind.passes_before, kind.passes_after, kind.passes_by_unrelated) == (0.0, 1.0, 0.0)
     assert kind.effect is not None
     assert kind.effect.low > 0.2
     assert kind.changed == 1.0
@@ -54,6 +54,7 @@ def test_the_report_is_written_and_a_second_test_asks_nothing(engines: list[Scri
     assert written["verdicts"] == {"works": 1, "dead weight": 1, "no probes": 1}
     assert written["digest"] == outcome.constitution.digest
     assert written["principles"][0]["effect"]["n"] == 4
+    assert written["all"]["n"] == 2
     assert run_principles(config(tmp_path)).to_plain() == written
     assert [bool(built.seen) for built in engines] == [True, False]
 

@@ -83,9 +83,9 @@ def show(outcome: "Outcome", console: Console) -> None:
 
 _LEGEND = """\
 fault: % of drafts for probes/twins seen to go against it more than others;
-change: % of words that revision changes; length: of revision to draft;
-judge: % for the revision by the principle/by its contrast/by unrelated ones;
-effect: the first less the last, in points, with its 95 % interval."""
+change: % of words that its/an unrelated principle's revision changes; length:
+of its revision to the draft; judge: % for its revision over the unrelated one,
+by the principle/its contrast/another one; effect: first less last, with 95 %."""
 
 
 def _table(reports: "list[PrincipleReport]") -> Table:
@@ -100,7 +100,7 @@ def _table(reports: "list[PrincipleReport]") -> Table:
         table.add_row(
             item.principle,
             f"{_percent(item.fault_probes)}/{_percent(item.fault_twins)}",
-            _percent(item.changed),
+            f"{_percent(item.changed)}/{_percent(item.changed_by_unrelated)}",
             "–" if item.length is None else f"×{item.length:.1f}",
             "/".join(map(_percent, (item.prefers, item.prefers_by_contrast, item.prefers_by_unrelated))),
             f"{100 * item.effect.mean:+.0f} ±{100 * half:.0f}",
@@ -111,18 +111,18 @@ def _table(reports: "list[PrincipleReport]") -> Table:
 
 def reading(outcome: "Outcome") -> list[str]:
     """Return what the figures come to, a sentence or two a line."""
-    from cai.evaluate.principle_stats import THRESHOLD, faults_of_probes
+    from cai.evaluate.principle_stats import THRESHOLD, effect_of_all, faults_of_probes
+    from cai.evaluate.stats import FEWEST
 
     by_ruling: dict[str, list[str]] = {}
     for item in outcome.reports:
         by_ruling.setdefault(item.ruling, []).append(item.principle)
-    tried = sum(item.effect is not None for item in outcome.reports)
     points = round(100 * THRESHOLD)
     said = {
         "works": f"moves the judge by {points} points or more, surely above 0",
-        "weak": f"leans the right way, by less than {points} points or perhaps by chance; more --drafts tell",
+        "weak": f"{points} points that may be chance, or fewer; more --drafts tell",
         "dead weight": "no more than an unrelated principle does, as far as can be seen",
-        "backfires": "its revisions follow it less than the drafts did; reword it",
+        "backfires": "its revisions follow it less than unrelated ones do; reword it",
         "no answers": "no draft of it could be criticised, revised and judged",
         "no probes": "give it probes, or the test --prompts",
     }
@@ -131,21 +131,29 @@ def reading(outcome: "Outcome") -> list[str]:
         names = by_ruling.get(ruling, [])
         if names:
             lines.append(f"{ruling} ({len(names)}): {about}: {', '.join(names)}")
+    whole = effect_of_all(outcome.reports)
+    if whole.n >= FEWEST:
+        middle = whole.candidate - whole.parent
+        told = {"better": "the model follows them", "worse": "the model turns from them"}
+        lines.append(
+            f"Together {100 * middle:+.0f} points ({100 * whole.low:+.0f} to {100 * whole.high:+.0f}): "
+            f"{told.get(whole.verdict, 'it is not shown that this model follows principles')}."
+        )
     change = faults_of_probes(outcome.reports)
-    if change.n:
+    if change.n >= FEWEST:
         told = {"better": "it tells them apart", "worse": "more where none belongs"}
         lines.append(
             f"Faults are seen in {change.candidate:.0%} of drafts for probes, {change.parent:.0%} for twins: "
             f"{told.get(change.verdict, 'no difference shown')}."
         )
     for item in outcome.reports:
-        if item.passes_before is not None and item.passes_after is not None:
+        if item.passes_before is not None:
             lines.append(
-                f"The checker passes {item.passes_before:.0%} of drafts and {item.passes_after:.0%} of revisions: "
-                f"{item.principle}"
+                f"The checker passes {item.passes_before:.0%} of drafts, {item.passes_after:.0%} of its revisions "
+                f"and {item.passes_by_unrelated:.0%} of unrelated ones: {item.principle}"
             )
-    if tried > 1:
-        lines.append(f"Of principles without any effect, chance puts one in 40 surely above 0; {tried} were tried.")
+    if whole.n > 1:
+        lines.append(f"Of principles without any effect, chance puts one in 40 surely above 0; {whole.n} were tried.")
     lost = sum(item.lost for item in outcome.reports)
     if lost:
         lines.append(f"{lost} drafts were lost to failed or empty answers.")

@@ -49,13 +49,13 @@ def test_the_table_has_a_line_per_principle_and_a_reading(tmp_path: Path) -> Non
     assert [line[0] for line in lines] == ["kind", "sea"], "the largest effect first"
     assert [line[-1] for line in lines] == ["works", "weight"]
     assert lines[0][1] == "100/0"
-    assert lines[0][2] == "100"
+    assert lines[0][2] == "100/100"
     table = said[: said.index("works (1)")]
     assert max(map(len, table.splitlines())) <= 80
     assert "works (1): moves the judge by 10 points or more, surely above 0: kind" in said
     assert "dead weight (1): no more than an unrelated principle does, as far as can be seen: sea" in said
     assert "no probes (1): give it probes, or the test --prompts: silent" in said
-    assert "The checker passes 0% of drafts and 100% of revisions: kind" in said
+    assert "The checker passes 0% of drafts, 100% of its revisions and 0% of unrelated ones: kind" in said
     assert "\x1b" not in said
     assert "drafts  16 texts in" in told
     assert told.strip().endswith(str(tmp_path / "out" / "report.json"))
