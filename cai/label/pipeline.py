@@ -14,7 +14,7 @@ from cai.engines.base import Engine, Failure, GenerateRequest
 from cai.engines.build import EngineConfig, SamplingConfig, build_engine
 from cai.judges.base import Comparison, Judge, Verdict
 from cai.judges.build import JudgeConfig, build_judge
-from cai.label.aggregate import clamp, flipped, mean_logit
+from cai.label.aggregate import Vote, clamp, flipped, label_of
 from cai.label.floor import FloorConfig, check_floor
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import progress
@@ -223,9 +223,12 @@ def _preference(
     verdicts: Sequence[Verdict],
 ) -> Record:
     prompt, a, b = item.work
-    label = None if a.text == b.text else mean_logit(verdicts, [principle.weight for principle in principles])
-    if label is None:
-        reason = "equal answers" if a.text == b.text else f"the judge abstained: {verdicts[0].reason}"
+    # Judges answer in any order; a verdict's number says which principle it was given under.
+    verdicts = sorted(verdicts, key=lambda verdict: int(verdict.id.rpartition("/")[2]))
+    votes = [Vote.of(verdict, principle) for verdict, principle in zip(verdicts, principles, strict=True)]
+    label = label_of(votes)
+    if a.text == b.text or label.prob_a is None:
+        reason = "equal answers" if a.text == b.text else f"the judge abstained: {label.reason}"
         return Dropped(key=item.key, stage="label", prompt=prompt.id, reason=reason, text=a.text)
     return Preference(
         key=item.key,
@@ -233,7 +236,8 @@ def _preference(
         messages=prompt.messages,
         response_a=a.text,
         response_b=b.text,
-        prob_a=clamp(label, *config.clamp),
+        prob_a=clamp(label.prob_a, *config.clamp),
+        spread=label.spread,
         judge=judge.name,
         principles=tuple(principle.id for principle in principles) if judge.by_principle else (),
         prob_a_by_order=verdicts[0].prob_a_by_order,

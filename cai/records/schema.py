@@ -180,6 +180,8 @@ class Preference(Record):
     judge: str
     principles: tuple[str, ...] = ()
     prob_a_by_order: tuple[float, ...] = ()
+    spread: float | None = None
+    """How far the votes of several principles disagree: the standard deviation of their logits."""
     kind: PromptKind = "red_team"
     category: str = ""
     provenance: Provenance | None = None
