@@ -13,6 +13,7 @@ from cai.cli.constitution import constitution as constitution_app
 from cai.cli.doctor import doctor
 from cai.cli.generate import generate, grow
 from cai.cli.judge import judge
+from cai.cli.label import label
 from cai.errors import InputError, Problem
 from cai.successor.plan import RunConfig, Tracker
 from cai.successor.sizes import Size
@@ -22,6 +23,7 @@ app.add_typer(constitution_app, name="constitution")
 app.add_typer(judge, name="judge")
 app.command()(ends_well(generate))
 app.command()(ends_well(grow))
+app.command()(ends_well(label))
 app.command()(ends_well(doctor))
 app.command()(ends_well(chat))
 

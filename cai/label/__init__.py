@@ -1,5 +1,6 @@
 """AI preference labels: two answers per prompt, a judge, a principle, a probability (Bai et al. 2022, section 4)."""
 
-from cai.label.pipeline import LabelConfig, run_label
+from cai.label.config import LabelConfig, PairsConfig
+from cai.label.pipeline import run_label
 
-__all__ = ["LabelConfig", "run_label"]
+__all__ = ["LabelConfig", "PairsConfig", "run_label"]

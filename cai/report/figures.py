@@ -1,5 +1,6 @@
 """Which figures a generation gets, and what stands beneath each."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ def _note(curve: _Curve, series: list[plot.Series]) -> str:
 
 
 def label_figures(labels: LabelView) -> list[Figure]:
-    """Return the spread of the labels and of the position bias."""
+    """Return the spread of the labels, of the position bias and of the disagreement between principles."""
     spread = plot.histogram(
         labels.prob_a, (0.0, 1.0), bins=20, title="Distribution of the soft labels",
         x="probability that answer A is better", y="pairs", mark=0.5,
@@ -118,6 +119,11 @@ def label_figures(labels: LabelView) -> list[Figure]:
     bias = plot.histogram(
         labels.position_bias, (-1.0, 1.0), bins=20, title="Distribution of the position bias",
         x="P(A), A shown first − P(A), B shown first", y="pairs", mark=0.0,
+    )  # fmt: skip
+    widest = math.ceil(max(labels.spread, default=0.0)) or 1
+    disagreement = plot.histogram(
+        labels.spread, (0.0, float(widest)), bins=20, title="Distribution of the disagreement of votes",
+        x="standard deviation of a label's votes, logits", y="pairs", mark=labels.mean_spread or 0.0,
     )  # fmt: skip
     figures = [
         Figure(
@@ -130,6 +136,12 @@ def label_figures(labels: LabelView) -> list[Figure]:
             note="0: the order does not matter. Above 0: the judge favours what it sees first. "
             f"Mean {points(labels.mean_bias)} points.",
             svg=bias,
+        ),
+        Figure(
+            title="Disagreement",
+            note="How far the votes under several principles lie apart. "
+            f"0: all say the same. Mean {figure(labels.mean_spread, 2)} logits, the dashed line.",
+            svg=disagreement,
         ),
     ]
     return [one for one in figures if one.svg]

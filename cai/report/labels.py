@@ -1,5 +1,6 @@
-"""AI labels: how the judge's probabilities are spread, and how much they depend on which answer came first."""
+"""AI labels: how sure the judge is, how far its votes disagree, what the order decides, and which pairs have none."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,20 @@ from cai.records.journal import of_type
 from cai.records.schema import Draft, Dropped, Preference, Record
 from cai.report.files import Row, count, leaves
 
+BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Edges of the parts that a judge's sureness is counted in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrincipleLabels:
+    """The labels that were made under one principle, alone or with others."""
+
+    labels: int
+    confidence: float
+    """The mean probability of the likelier answer."""
+    undecided: float
+    """The share of labels between 0.4 and 0.6."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelView:
@@ -15,9 +30,11 @@ class LabelView:
 
     responses: int
     labelled: int
-    left_out: int
-    """Pairs without a label: abstentions and other drops."""
+    drops: dict[tuple[str, str], int]
+    """Answers and pairs that led to no label, by stage (``response``, ``label``) and reason, most first."""
     prob_a: tuple[float, ...]
+    spread: tuple[float, ...]
+    """For labels of several votes, the standard deviation of their logits."""
     position_bias: tuple[float, ...]
     """Per pair, P(A) with A shown first minus P(A) with B shown first: 0 without bias, above 0 when the judge favours
     what it sees first."""
@@ -27,13 +44,33 @@ class LabelView:
     """Pairs that were judged in both orders, with a choice in each."""
     judges: tuple[str, ...]
     by_kind: dict[str, int]
-    principles: dict[str, int]
+    by_principle: dict[str, PrincipleLabels]
     summary: tuple[tuple[str, str], ...]
     """What the stage itself reported."""
     unseen: int = 0
     """Contrasts that were kept back from a judge that learns from contrasts."""
     unseen_right: int = 0
     """How many of them it told rightly."""
+
+    @property
+    def left_out(self) -> int:
+        """Pairs without a label: abstentions and equal answers."""
+        return sum(n for (stage, _), n in self.drops.items() if stage == "label")
+
+    @property
+    def confidence(self) -> tuple[float, ...]:
+        """Per label, the probability of the likelier answer."""
+        return tuple(max(p, 1 - p) for p in self.prob_a)
+
+    @property
+    def share_a(self) -> float | None:
+        """The share of labels with answer A as the likelier."""
+        return _mean([p > 0.5 for p in self.prob_a])
+
+    @property
+    def mean_spread(self) -> float | None:
+        """The mean disagreement of several votes, in logits."""
+        return _mean(self.spread)
 
     @property
     def flip_rate(self) -> float | None:
@@ -43,12 +80,18 @@ class LabelView:
     @property
     def mean_bias(self) -> float | None:
         """The mean position bias."""
-        return sum(self.position_bias) / len(self.position_bias) if self.position_bias else None
+        return _mean(self.position_bias)
 
     @property
     def undecided(self) -> float | None:
         """The share of labels between 0.4 and 0.6: pairs that teach little."""
-        return sum(0.4 <= p <= 0.6 for p in self.prob_a) / len(self.prob_a) if self.prob_a else None
+        return _mean([0.4 <= p <= 0.6 for p in self.prob_a])
+
+    @property
+    def sureness(self) -> list[int]:
+        """How many labels lie between each two of `BINS`."""
+        inner = BINS[1:-1]
+        return [sum(bisect_right(inner, p) == place for p in self.confidence) for place in range(len(inner) + 1)]
 
 
 def read_labels(
@@ -61,15 +104,37 @@ def read_labels(
     return LabelView(
         responses=len(of_type(responses, Draft)),
         labelled=len(labels),
-        left_out=len(of_type(preferences, Dropped)),
+        drops=dict(
+            Counter((each.stage, each.reason) for each in of_type([*preferences, *responses], Dropped)).most_common()
+        ),
         prob_a=tuple(label.prob_a for label in labels),
+        spread=tuple(label.spread for label in labels if label.spread is not None),
         position_bias=tuple(first - second for first, second in orders),
         flips=sum((first > 0.5) != (second > 0.5) for first, second in chosen),
         asked_twice=len(chosen),
         judges=tuple(dict.fromkeys(label.judge for label in labels)),
         by_kind=dict(Counter(label.kind for label in labels)),
-        principles=dict(Counter(principle for label in labels for principle in label.principles)),
+        by_principle=_by_principle(labels),
         summary=tuple(leaves(summary)),
         unseen=count((judge or {}).get("unseen")),
         unseen_right=count((judge or {}).get("right")),
     )
+
+
+def _by_principle(labels: Sequence[Preference]) -> dict[str, PrincipleLabels]:
+    probs: dict[str, list[float]] = {}
+    for label in labels:
+        for principle in label.principles:
+            probs.setdefault(principle, []).append(label.prob_a)
+    return {
+        principle: PrincipleLabels(
+            labels=len(own),
+            confidence=sum(max(p, 1 - p) for p in own) / len(own),
+            undecided=sum(0.4 <= p <= 0.6 for p in own) / len(own),
+        )
+        for principle, own in sorted(probs.items(), key=lambda item: (-len(item[1]), item[0]))
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -167,6 +167,7 @@ def _generation(files: RunFiles, generation: int, head: Row, events: list[Row]) 
     written = [*made["drafts"], *made["critiques"], *made["revisions"], *left_out]
     everything = [*written, *responses, *preferences, *answers, *results]
     drawn = Counter(step.principle for chain in chains.chains for step in chain.rounds)
+    compared = Counter({principle: own.labels for principle, own in labels.by_principle.items()})
     return GenerationView(
         number=generation,
         stages=_stages(files, generation, head, events),
@@ -180,7 +181,7 @@ def _generation(files: RunFiles, generation: int, head: Row, events: list[Row]) 
         training=tuple(_training(files, folder, stage) for stage in TRAINERS if files.exists(folder, stage)),
         comparison=read_comparison(results, files.object(folder, "evaluate", "summary.json")),
         drops=_drops(of_type(everything, Dropped), texts),
-        principles=_principles(mapping(head.get("constitution")), drawn, Counter(labels.principles)),
+        principles=_principles(mapping(head.get("constitution")), drawn, compared),
     )
 
 

@@ -29,8 +29,9 @@ class Entry:
 
 ENTRIES = {
     "generate": Entry("cai.generate.pipeline:GenerateConfig", "cai.generate.pipeline:run_generate"),
+    "grow": Entry("cai.generate.grow:GrowConfig", "cai.generate.grow:run_grow"),
     "sft": Entry("cai.train.configs:SFTConfig", "cai.train.sft:run_sft"),
-    "label": Entry("cai.label.pipeline:LabelConfig", "cai.label.pipeline:run_label"),
+    "label": Entry("cai.label.config:LabelConfig", "cai.label.pipeline:run_label"),
     "reward": Entry("cai.train.configs:RewardConfig", "cai.train.reward:run_reward"),
     "dpo": Entry("cai.train.configs:DPOConfig", "cai.train.dpo:run_dpo"),
     "ppo": Entry("cai.train.ppo.config:PPOConfig", "cai.train.ppo.trainer:run_ppo"),

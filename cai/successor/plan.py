@@ -16,6 +16,7 @@ from cai.successor.sizes import SIZES, Settings, Size
 
 INPUTS = frozenset(
     {"model", "adapter", "reference", "reward_model", "data", "prompts", "learn_prompts", "eval_data", "constitution"}
+    | {"run", "learned_weights"}
 )
 """Settings, at any depth, that name a file or a folder which a stage reads."""
 
@@ -74,7 +75,7 @@ def plan_run(config: RunConfig, *, origin: str = "stages") -> list[StagePlan]:
     Raises InputError, naming every setting that no stage has or that is out of range.
     """
     problems = []
-    known = {"prompts", *ENTRIES}
+    known = set(SIZES[config.size])
     for name, settings in config.stages.items():
         if name not in known:
             problems.append(Problem(f"{origin}.{name}", 0, 0, "unknown stage", suggestion(name, sorted(known))))

@@ -3,18 +3,26 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cai.constitution import load_constitution
 from cai.engines.base import GenerateRequest
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import InputError
 from cai.judges.base import Comparison, Verdict
+from cai.judges.pairwise import sigmoid
 from cai.label import pipeline
+from cai.label.aggregate import logit
+from cai.label.learned import LearnedWeights
 from cai.label.pipeline import LabelConfig, run_label
+from cai.label.sources import build_source
 from cai.records.journal import of_type, read_journal
-from cai.records.schema import Dropped, Preference
+from cai.records.loaders import load_prompts
+from cai.records.schema import Draft, Dropped, Preference
 from cai.storage import seed_from
+from tests.label.test_sources import chain, draft, write
 
 
 class LengthJudge:
@@ -83,13 +91,9 @@ def test_equal_answers_and_abstentions_are_no_votes(tmp_path: Path, judge: Lengt
 
 def test_several_principles_are_averaged(tmp_path: Path, judge: LengthJudge) -> None:
     run_label(settings(tmp_path, "out", principles_per_label=3))
-    assert len(judge.seen) == 3 * 12
+    equal = json.loads((tmp_path / "out/summary.json").read_text())["dropped"].get("label: equal answers", 0)
+    assert len(judge.seen) == 3 * (12 - equal), "of equal answers nobody is asked"
     assert all(len(set(pair.principles)) == 3 for pair in preferences(tmp_path / "out"))
-
-
-def test_labels_are_clamped(tmp_path: Path, judge: LengthJudge) -> None:
-    run_label(settings(tmp_path, "out", clamp=(0.4, 0.6)))
-    assert {pair.prob_a for pair in preferences(tmp_path / "out")} <= {0.4, 0.6}
 
 
 def test_a_cut_off_run_ends_with_the_same_bytes(tmp_path: Path, judge: LengthJudge) -> None:
@@ -105,14 +109,134 @@ def test_a_cut_off_run_ends_with_the_same_bytes(tmp_path: Path, judge: LengthJud
             assert (out / f"{name}.jsonl").read_bytes() == (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
 
 
-def test_a_clamp_that_is_upside_down_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="clamp"):
-        settings(tmp_path, "out", clamp=(0.6, 0.4))
-
-
 def test_only_tagged_principles_judge(tmp_path: Path, judge: LengthJudge) -> None:
     run_label(settings(tmp_path, "out", tags=["privacy"]))
     assert judge.seen
     assert all("privacy" in item.principle.tags for item in judge.seen)
     with pytest.raises(InputError, match="no principle has the tag 'privcy'"):
         run_label(settings(tmp_path, "other", tags=["privcy"]))
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
+
+
+def test_the_disagreement_of_votes_comes_with_the_row(tmp_path: Path, judge: LengthJudge) -> None:
+    run_label(settings(tmp_path, "one"))
+    assert {row["spread"] for row in rows_of(tmp_path / "one")} == {None}
+    run_label(settings(tmp_path, "two", principles_per_label=2))
+    assert {row["spread"] for row in rows_of(tmp_path / "two")} == {0.0}, "this judge's votes are alike"
+    assert json.loads((tmp_path / "two/summary.json").read_text())["mean_spread"] == 0.0
+
+
+def test_learned_weights_replace_those_of_the_constitution(tmp_path: Path, judge: LengthJudge) -> None:
+    path = tmp_path / "weights.json"
+    figures = {"pairs": 40, "folded": True, "accuracy": 0.7, "accuracy_common": 0.7, "nll": 0.6, "nll_common": 0.6}
+    ids = [principle.id for principle in load_constitution("harmless").principles]
+    LearnedWeights.model_validate({"weights": dict.fromkeys(ids, 0.5), "common": 0.5, **figures}).save(path)
+    run_label(settings(tmp_path, "out", learned_weights=path))
+    half = {round(sigmoid(logit(prob) / 2), 6) for prob in (0.9, 0.2)}
+    hard = {principle.id for principle in load_constitution("harmless").principles if principle.priority == "hard"}
+    soft = [pair for pair in preferences(tmp_path / "out") if not hard & set(pair.principles)]
+    assert {round(pair.prob_a, 6) for pair in soft} == half
+    LearnedWeights.model_validate({"weights": {"other": 1.0}, "common": 1.0, **figures}).save(path)
+    with pytest.raises(InputError, match="no weight for any principle of 'harmless'"):
+        run_label(settings(tmp_path, "other", learned_weights=path))
+
+
+def test_bad_weights_are_told_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "build_engine", never)
+    path = tmp_path / "weights.json"
+    path.write_text('{"weights": {"a": -1}}')
+    with pytest.raises(InputError, match=r"weights\.json:1:19: weights\.a: "):
+        run_label(settings(tmp_path, "out", learned_weights=path))
+
+
+def never(*args: object, **kwargs: object) -> None:
+    raise AssertionError
+
+
+def test_two_models_answer_every_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: LengthJudge) -> None:
+    monkeypatch.setattr(
+        pipeline,
+        "build_engine",
+        lambda config: ScriptedEngine(
+            lambda request, seed: f"{config.model} says {reply(request, seed)}", model=config.model
+        ),
+    )
+    run_label(settings(tmp_path, "out", pairs={"kind": "models", "other": {"model": "other"}}))
+    for pair in preferences(tmp_path / "out"):
+        assert pair.response_a.startswith("embedded says")
+        assert pair.response_b.startswith("other says")
+        assert pair.provenance is not None
+        assert pair.provenance.model == "embedded"
+
+
+def test_the_best_of_several_is_set_against_the_worst(tmp_path: Path, judge: LengthJudge) -> None:
+    run_label(settings(tmp_path, "out", pairs={"kind": "best_of", "n": 4}))
+    answers = of_type(read_journal(tmp_path / "out/responses.jsonl"), Draft)
+    assert len(answers) == 4 * 12
+    found = preferences(tmp_path / "out")
+    assert found
+    for pair in found:
+        lengths = [len(answer.text) for answer in answers if answer.prompt == pair.prompt]
+        assert {len(pair.response_a), len(pair.response_b)} == {min(lengths), max(lengths)}
+        assert pair.prob_a == pytest.approx(0.9 if len(pair.response_a) == max(lengths) else 0.2)
+    assert {pair.prob_a > 0.5 for pair in found} == {True, False}, "the better one is not always A"
+
+
+def test_a_contrast_is_judged_by_the_principle_that_made_it(tmp_path: Path, judge: LengthJudge) -> None:
+    run_label(settings(tmp_path, "out", pairs={"kind": "contrast"}, principles_per_label=2))
+    source = build_source(
+        settings(tmp_path, "out", pairs={"kind": "contrast"}),
+        load_constitution("harmless"),
+        load_prompts([tmp_path / "prompts.jsonl"]),
+    )
+    found = preferences(tmp_path / "out")
+    prompts = {prompt.id: prompt for prompt in load_prompts([tmp_path / "prompts.jsonl"])}
+    for pair in found:
+        told = source.asks(prompts[pair.prompt])[0].dialogue[0].content
+        assert load_constitution("harmless")[pair.principles[0]].text == told
+        assert len(set(pair.principles)) == 2
+        assert pair.messages == prompts[pair.prompt].messages, "the row has no instruction"
+
+
+def test_a_contrast_by_construction_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: LengthJudge
+) -> None:
+    monkeypatch.setattr(pipeline, "build_judge", never)
+    run_label(settings(tmp_path, "out", pairs={"kind": "contrast", "certainty": 0.8}))
+    found = preferences(tmp_path / "out")
+    assert {(round(pair.prob_a, 9), pair.judge, len(pair.principles)) for pair in found} == {(0.8, "construction", 1)}
+    assert {round(row["chosen_prob"], 9) for row in rows_of(tmp_path / "out")} == {0.8}
+    assert not judge.seen
+
+
+def test_drafts_and_revisions_need_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: LengthJudge
+) -> None:
+    monkeypatch.setattr(pipeline, "build_engine", never)
+    config = settings(tmp_path, "out", pairs={"kind": "revisions", "run": tmp_path / "run"})
+    start = draft("A draft", load_prompts(config.prompts)[0])
+    critiques, revisions = chain(start, 2)
+    write(tmp_path / "run", "drafts", start)
+    write(tmp_path / "run", "critiques", *critiques)
+    write(tmp_path / "run", "revisions", *revisions)
+    run_label(config)
+    (pair,) = preferences(tmp_path / "out")
+    assert (pair.response_a, pair.response_b, pair.prob_a) == ("A draft", "A draft 2", 0.2)
+
+
+@pytest.mark.parametrize(
+    "pairs", [{"kind": "best_of", "n": 3}, {"kind": "contrast"}, {"kind": "models", "other": {"model": "b"}}]
+)
+def test_pairs_of_every_kind_are_resumed(tmp_path: Path, judge: LengthJudge, pairs: dict[str, Any]) -> None:
+    run_label(settings(tmp_path, "whole", pairs=pairs))
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for name, kept in (("responses", 17), ("preferences", 5)):
+        lines = (tmp_path / "whole" / f"{name}.jsonl").read_bytes().splitlines(keepends=True)[:kept]
+        (cut / f"{name}.jsonl").write_bytes(b"".join(lines))
+    run_label(settings(tmp_path, "cut", pairs=pairs))
+    for name in ("responses", "preferences", "pairs"):
+        assert (cut / f"{name}.jsonl").read_bytes() == (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
