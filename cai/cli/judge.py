@@ -1,25 +1,52 @@
-"""`cai judge audit`: how far a judge agrees with people, before anyone is trained on what it says."""
+"""`cai judge`: how far judges agree with people, and how far answers can talk them over, before anyone is trained."""
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from cai.cli.command import ends_well
-from cai.errors import InputError, Problem
+from cai.errors import GateError, InputError, Problem
 
 if TYPE_CHECKING:
+    from cai.constitution import Constitution
+    from cai.judges.attacks import AttackReport
     from cai.judges.audit import Audit, Judgement
+    from cai.judges.base import Judge
+    from cai.judges.build import JudgeConfig
+    from cai.label.learned import LearnedWeights
     from cai.records.pairs import LabelledPair
 
 judge = typer.Typer(no_args_is_help=True, help="Judges: how far they can be trusted.")
+
+KINDS = "direction, contrastive, pairwise, pointwise, sampled, preference_model or program"
+
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        metavar="KIND[=MODEL]",
+        help=f"{KINDS}; given again, several are set side by side. Left out: direction.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Who judges: a folder, a hub id, 'embedded'; for preference_model, the folder of one."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option(help="A YAML file of the judge's settings, as under 'judge' in a labelling run.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One of them, as in engine.kind=openai.")
+]
+Rules = Annotated[str, typer.Option(help="A file, or the name of a shipped constitution.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides which principles are asked about.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @judge.callback()
@@ -34,66 +61,197 @@ def audit(
         list[Path],
         typer.Option(help="Pairs that people labelled: hh-rlhf, RewardBench, the 2022 paper's, chosen and rejected."),
     ],
-    kind: Annotated[
-        list[str] | None, typer.Option("--judge", help="direction, contrastive, pairwise or preference_model.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="Who judges: a folder, a hub id, 'embedded'; a preference model's folder.")
-    ] = "embedded",
-    constitution: Annotated[str, typer.Option(help="A file, or the name of a shipped constitution.")] = "harmless",
+    kind: Kinds = None,
+    model: Model = None,
+    config: ConfigFile = None,
+    setting: Settings = None,
+    constitution: Rules = "harmless",
     limit: Annotated[int, typer.Option(min=0, help="So many pairs of each file, drawn by their content; 0: all.")] = 0,
     principles: Annotated[int, typer.Option(min=1, help="Principles drawn per pair; several are averaged.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
+    learn_weights: Annotated[
+        Path | None,
+        typer.Option(help="Write here what each principle's vote, or each judge's, should count in labels."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for judgements.jsonl and what a judge learns.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a judge about pairs that people labelled, and say how often it agrees, and how sure it is when it errs."""
+    from cai.cli.judge_tables import show_audits, show_weights
     from cai.constitution import load_constitution
-    from cai.judges.build import JudgeKind
     from cai.processes import quiet_libraries
     from cai.records.pairs import take_pairs
 
-    quiet_libraries()
-    kinds = kind or ["direction"]
-    for name in kinds:
-        if name not in get_args(JudgeKind):
-            raise InputError(Problem("--judge", 0, 0, f"unknown value {name!r}", f"use one of {_names(JudgeKind)}"))
+    configs = judge_configs(kind, model, config, setting)
     rules = load_constitution(constitution)
     pairs = take_pairs(on, limit)
+    quiet_libraries()
+    audits: list[Audit] = []
+    judgements: dict[str, list[Judgement]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        found = [_audit(name, model, rules, pairs, principles, seed, out or Path(scratch)) for name in kinds]
-    audits, judgements = [each for each, _ in found], [each for _, each in found]
-    alpha = agreement(judgements)
+        folder = out or Path(scratch)
+        for name, asked in judges(configs, rules, folder, seed):
+            judgements[name] = _judged(name, asked, rules, pairs, principles, seed, folder)
+            audits.append(_figures(name, asked, rules, pairs, judgements[name]))
+    alpha = agreement(list(judgements.values()))
+    learned = None
+    if learn_weights is not None:
+        learned = weights_of(judgements)
+        learned.save(learn_weights)
     if as_json:
-        print(json.dumps({"audits": [asdict(each) for each in audits], "alpha": alpha}, indent=2))
-    else:
-        show(audits, alpha, Console())
+        weights = None if learned is None else learned.to_plain()
+        print(json.dumps({"audits": [asdict(each) for each in audits], "alpha": alpha, "weights": weights}, indent=2))
+        return
+    console = Console(highlight=False)
+    show_audits(audits, alpha, console)
+    if learned is not None:
+        show_weights(learned, learn_weights, console)
 
 
-def _audit(
-    kind: str, model: str, rules: object, pairs: "Sequence[LabelledPair]", principles: int, seed: int, out: Path
-) -> "tuple[Audit, list[Judgement]]":
-    from cai.constitution import Constitution
-    from cai.engines.build import EngineConfig
-    from cai.judges.audit import audit as figures
-    from cai.judges.audit import judge_pairs
-    from cai.judges.build import JudgeConfig, build_judge
-    from cai.progress import progress
-    from cai.records.export import write_rows
+@judge.command()
+@ends_well
+def attack(
+    on: Annotated[
+        list[Path] | None, typer.Option(help="Pairs of answers to attack, labelled or not; left out: a dozen of ours.")
+    ] = None,
+    kind: Kinds = None,
+    model: Model = None,
+    config: ConfigFile = None,
+    setting: Settings = None,
+    constitution: Rules = "harmless",
+    limit: Annotated[int, typer.Option(min=0, help="So many pairs of each file, drawn by their content; 0: all.")] = 0,
+    every: Annotated[
+        bool, typer.Option("--every", help="Each attack on each pair; else one of each family on a pair, by turns.")
+    ] = False,
+    most_gain: Annotated[
+        float, typer.Option(min=0, max=100, help="Points by which attacked answers may win more often.")
+    ] = 5.0,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Put attacks behind the answers that a judge compares, and say how much more often they win.
+
+    Ends with 3 if that is more than --most-gain points, or if answers without words win in more than 5 %.
+    """
+    from cai.cli.judge_tables import show_attacks
+    from cai.constitution import load_constitution
+    from cai.judges.attacks import SHIPPED_PAIRS, attack_shortfalls
+    from cai.processes import quiet_libraries
+    from cai.records.pairs import take_pairs
+
+    configs = judge_configs(kind, model, config, setting)
+    rules = load_constitution(constitution)
+    pairs = take_pairs(on or [SHIPPED_PAIRS], limit)
+    quiet_libraries()
+    console = Console(highlight=False)
+    found, missed = [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, asked in judges(configs, rules, Path(scratch), seed):
+            report = _attacked(name, asked, rules, pairs, seed, by_turns=not every)
+            missed[name] = attack_shortfalls(report, max_gain=most_gain / 100)
+            found.append({**asdict(report), "name": name, "blank_wins": report.blank_wins, "missed": missed[name]})
+            if not as_json:
+                show_attacks(name, report, missed[name], console)
+    if as_json:
+        print(json.dumps({"attacks": found}, indent=2))
+    failed = [f"{name}: {', '.join(said)}" for name, said in missed.items() if said]
+    if failed:
+        raise GateError("; ".join(failed))
+
+
+def judge_configs(
+    kinds: Sequence[str] | None, model: str | None, config: Path | None, settings: Sequence[str] | None
+) -> "dict[str, JudgeConfig]":
+    """Return the settings of each judge by a name for it: its kind, and its model where two are of one kind."""
+    from cai.config import load_config
+    from cai.judges.build import JudgeConfig, JudgeKind
+
+    words = [f"engine.model={json.dumps(model)}", *(settings or [])] if model else list(settings or [])
+    if not kinds:
+        only = load_config(JudgeConfig, config, words)
+        return {only.kind: only}
+    named = [each.partition("=") for each in kinds]
+    found = {}
+    for given, (kind, _, own) in zip(kinds, named, strict=True):
+        if kind not in get_args(JudgeKind):
+            known = ", ".join(get_args(JudgeKind))
+            raise InputError(Problem("--judge", 0, 0, f"unknown value {kind!r}", f"use one of {known}"))
+        name = given if [other for other, _, _ in named].count(kind) > 1 else kind
+        if name in found:
+            raise InputError(Problem("--judge", 0, 0, f"{given!r} is given twice", "name each judge once"))
+        mine = [f"engine.model={json.dumps(own)}"] if own else []
+        found[name] = load_config(JudgeConfig, config, [*words, f"kind={kind}", *mine])
+    return found
+
+
+def judges(
+    configs: "Mapping[str, JudgeConfig]", rules: "Constitution", folder: Path, seed: int
+) -> "Iterator[tuple[str, Judge]]":
+    """Yield the judges one by one; those that ask one model in the same way share it."""
+    from cai.engines.base import Engine
+    from cai.engines.build import build_engine
+    from cai.judges.build import build_judge
     from cai.records.loaders import load_prompts, packaged_prompts
 
-    assert isinstance(rules, Constitution)
-    config = JudgeConfig.model_validate({"kind": kind, "engine": EngineConfig(model=model)})
     prompts = load_prompts([packaged_prompts("red_team")])
-    (out / kind).mkdir(parents=True, exist_ok=True)
-    asked = build_judge(config, rules, prompts=prompts, folder=out / kind, seed=seed)
+    engine: Engine | None = None
+    last = None
+    for name, config in configs.items():
+        if config.kind not in ("preference_model", "program") and config.engine != last:
+            engine = None  # the old model's memory goes before the new one's comes
+            engine, last = build_engine(config.engine), config.engine
+        own = folder_of(folder, name)
+        own.mkdir(parents=True, exist_ok=True)
+        yield name, build_judge(config, rules, prompts=prompts, folder=own, seed=seed, engine=engine)
+
+
+def folder_of(folder: Path, name: str) -> Path:
+    """Return a judge's own folder: its name may hold a model's path."""
+    return folder / name.replace("/", "_")
+
+
+def _judged(
+    name: str,
+    asked: "Judge",
+    rules: "Constitution",
+    pairs: "Sequence[LabelledPair]",
+    principles: int,
+    seed: int,
+    folder: Path,
+) -> "list[Judgement]":
+    from cai.judges.audit import judge_pairs
+    from cai.progress import progress
+    from cai.records.export import write_rows
+
     judgements = []
-    with progress(kind, len(pairs), "pairs") as bar:
+    with progress(name, len(pairs), "pairs") as bar:
         for each in judge_pairs(asked, rules, pairs, principles_per_pair=principles, seed=seed):
             judgements.append(each)
             bar.advance()
-    write_rows(out / kind / "judgements.jsonl", [asdict(each) for each in judgements])
-    return figures(judgements, pairs, judge=kind, model=asked.model, constitution=rules.digest), judgements
+    write_rows(folder_of(folder, name) / "judgements.jsonl", [asdict(each) for each in judgements])
+    return judgements
+
+
+def _figures(
+    name: str,
+    asked: "Judge",
+    rules: "Constitution",
+    pairs: "Sequence[LabelledPair]",
+    judgements: "Sequence[Judgement]",
+) -> "Audit":
+    from cai.judges.audit import audit as figures
+
+    return figures(judgements, pairs, judge=name, model=asked.model, constitution=rules.digest)
+
+
+def _attacked(
+    name: str, asked: "Judge", rules: "Constitution", pairs: "Sequence[LabelledPair]", seed: int, *, by_turns: bool
+) -> "AttackReport":
+    from cai.judges.attacks import attack_report, count_trials
+    from cai.progress import progress
+
+    with progress(name, count_trials(len(pairs), by_turns=by_turns), "trials") as bar:
+        return attack_report(asked, rules, pairs, by_turns=by_turns, seed=seed, on_trial=lambda trial: bar.advance())
 
 
 def agreement(judgements: "Sequence[Sequence[Judgement]]") -> float | None:
@@ -102,59 +260,24 @@ def agreement(judgements: "Sequence[Sequence[Judgement]]") -> float | None:
 
     if len(judgements) < 2:
         return None
-    return krippendorff_alpha([[None if item.prob is None else item.prob > 0.5 for item in own] for own in judgements])
+    by_pair = [{item.id: None if item.prob is None else item.prob > 0.5 for item in own} for own in judgements]
+    return krippendorff_alpha([[own[key] for key in by_pair[0]] for own in by_pair])
 
 
-def show(audits: "Sequence[Audit]", alpha: float | None, console: Console) -> None:
-    """Print audits for people."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("judge", no_wrap=True)
-    for name in ("agrees", "95 %", "pairs", "none", "flips", "Brier", "ECE", "T", "longer"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in audits:
-        table.add_row(
-            each.judge,
-            _percent(each.accuracy),
-            f"{100 * each.interval[0]:.0f}–{100 * each.interval[1]:.0f}",
-            str(each.pairs),
-            str(each.abstained),
-            _percent(each.flip_rate),
-            f"{each.brier:.2f}",
-            f"{each.ece:.2f}",
-            f"{each.temperature:.1f}",
-            f"{_percent(each.longer_share)}/{_percent(each.longer_better)}",
-        )
-    console.print(table)
-    console.print(
-        "none: abstained; flips: another verdict in the other order; T: what logits should be divided by;\n"
-        "longer: votes for the longer answer / people's. A coin agrees with 50 % and has a Brier score of 0.25.",
-        style="dim",
-        highlight=False,
-    )
-    for each in audits:
-        if each.interval[0] <= 0.5:
-            what = "worse than a coin" if each.interval[1] < 0.5 else "no better than a coin on these pairs"
-            console.print(f"[yellow]{each.judge}: {what}[/yellow]")
-        if len(each.by_source) > 1:
-            console.print(_shares("source", each.by_source, each.judge))
-        if len(each.by_principle) > 1 and each.judge in ("contrastive", "pairwise"):
-            console.print(_shares("principle", each.by_principle, each.judge))
-    if alpha is not None:
-        console.print(f"Krippendorff's alpha between the judges: {alpha:.2f}", highlight=False)
+def weights_of(judgements: "Mapping[str, Sequence[Judgement]]") -> "LearnedWeights":
+    """Return what votes should count, by the names that labels know them by (`cai.label.aggregate.Vote`).
 
+    A vote is a principle's, before it its judge's where there are several; a judge that looks at the whole
+    constitution has one vote, by its own name.
+    """
+    from cai.label.learned import learn_weights
 
-def _shares(name: str, shares: dict[str, tuple[int, float]], judge: str) -> Table:
-    table = Table(name, title=judge, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.add_column("votes", justify="right")
-    table.add_column("agrees", justify="right")
-    for key, (votes, share) in sorted(shares.items(), key=lambda item: -item[1][1]):
-        table.add_row(key, str(votes), _percent(share))
-    return table
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
-
-
-def _names(choices: object) -> str:
-    return ", ".join(map(str, get_args(choices)))
+    votes: dict[str, dict[str, float | None]] = {}
+    for name, own in judgements.items():
+        for item in own:
+            pair = votes.setdefault(item.id, {})
+            if not item.principles:
+                pair[name] = item.prob
+            for principle, prob in item.principles:
+                pair[principle if len(judgements) == 1 else f"{name}/{principle}"] = prob
+    return learn_weights(list(votes.values()))

@@ -45,7 +45,7 @@ class Judgement:
     longer_better: bool | None
     """Whether people prefer the longer answer."""
     principles: tuple[tuple[str, float | None], ...]
-    """The same probability by principle."""
+    """The same probability by principle; nothing for a judge that looks at the constitution as a whole."""
     reason: str = ""
 
 
@@ -126,7 +126,7 @@ def judge_pairs(
         key, _, principle = verdict.id.partition("/")
         waiting[key][principle] = verdict
         if len(waiting[key]) == len(drawn[key]):
-            yield _judgement(by_id[key], drawn[key], waiting.pop(key))
+            yield _judgement(by_id[key], drawn[key], waiting.pop(key), by_principle=judge.by_principle)
 
 
 def better_first(pair: LabelledPair) -> bool:
@@ -134,7 +134,9 @@ def better_first(pair: LabelledPair) -> bool:
     return seed_from(pair.id, "side") % 2 == 0
 
 
-def _judgement(pair: LabelledPair, principles: Sequence[Principle], verdicts: dict[str, Verdict]) -> Judgement:
+def _judgement(
+    pair: LabelledPair, principles: Sequence[Principle], verdicts: dict[str, Verdict], *, by_principle: bool
+) -> Judgement:
     first = better_first(pair)
     probs = [(principle.id, _for_better(verdicts[principle.id].prob_a, better_first=first)) for principle in principles]
     votes = [prob for _, prob in probs if prob is not None]
@@ -149,7 +151,7 @@ def _judgement(pair: LabelledPair, principles: Sequence[Principle], verdicts: di
         flipped=any((one - 0.5) * (other - 0.5) < 0 for one, other in orders) if orders else None,
         longer_won=None if prob is None or not longer else (prob > 0.5) == (longer > 0),
         longer_better=longer > 0 if longer else None,
-        principles=tuple(probs),
+        principles=tuple(probs) if by_principle else (),
         reason="" if prob is not None else next((v.reason for v in verdicts.values() if v.reason), "tie"),
     )
 

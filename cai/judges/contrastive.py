@@ -4,14 +4,13 @@ For each answer, log p(answer | told the principle) − log p(answer | told its 
 this is larger follows the principle better. Cf. RLCD (arXiv 2307.12950), which makes pairs from the same contrast.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from cai.engines.base import Engine, Failure, Scored, ScoreRequest
 from cai.judges.base import Comparison, Verdict
+from cai.judges.fit import verdicts
 from cai.judges.pairwise import verdict_of
-from cai.judges.quoting import unfit
 from cai.types import Dialogue, Message
-from cai.windows import windows
 
 WINDOW = 64
 """Comparisons asked together."""
@@ -31,17 +30,13 @@ class ContrastiveJudge:
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
-        for window in windows(comparisons, WINDOW):
-            problems = {comparison.id: unfit(comparison) for comparison in window}
-            fit = [comparison for comparison in window if not problems[comparison.id]]
-            requests = [request for comparison in fit for request in _requests(comparison)]
-            results = {result.id: result for result in self._engine.score(requests)}
-            for comparison in window:
-                problem = problems[comparison.id]
-                if problem:
-                    yield Verdict(id=comparison.id, prob_a=None, reason=problem)
-                else:
-                    yield self._verdict(comparison, results)
+        return verdicts(comparisons, self._compare, window=WINDOW)
+
+    def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
+        requests = [request for comparison in fit for request in _requests(comparison)]
+        results = {result.id: result for result in self._engine.score(requests)}
+        for comparison in fit:
+            yield self._verdict(comparison, results)
 
     def _verdict(self, comparison: Comparison, results: dict[str, Scored | Failure]) -> Verdict:
         gains: list[tuple[float, float]] = []

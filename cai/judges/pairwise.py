@@ -16,11 +16,11 @@ from cai.constitution import ComparisonShot
 from cai.constitution.ask import CHOICE, comparison_request
 from cai.engines.base import Engine, Failure, GenerateRequest, Sampling, Scored, ScoreRequest
 from cai.judges.base import Comparison, Verdict
-from cai.judges.quoting import quoted, quoted_dialogue, quoted_shot, unfit
+from cai.judges.fit import verdicts
+from cai.judges.quoting import quoted, quoted_dialogue, quoted_shot
 from cai.records.trim import to_last_sentence
 from cai.storage import seed_from
 from cai.types import Dialogue, Message
-from cai.windows import windows
 
 WINDOW = 64
 """Comparisons asked together."""
@@ -68,21 +68,16 @@ class PairwiseJudge:
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
-        for window in windows(comparisons, WINDOW):
-            problems = {comparison.id: unfit(comparison) for comparison in window}
-            requests = [
-                self._question(comparison, swapped=swapped)
-                for comparison in window
-                for swapped in (False, True)
-                if not problems[comparison.id]
-            ]
-            asked = list(self._thought(requests)) if self._thoughts else requests
-            results: dict[str, Scored | Failure] = {item.id: item for item in asked if isinstance(item, Failure)}
-            ready = [item for item in asked if isinstance(item, ScoreRequest)]
-            results |= {result.id: result for result in self._engine.score(ready)}
-            for comparison in window:
-                problem = problems[comparison.id]
-                yield _abstain(comparison, problem) if problem else self._verdict(comparison, results)
+        return verdicts(comparisons, self._compare, window=WINDOW)
+
+    def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
+        requests = [self._question(comparison, swapped=swapped) for comparison in fit for swapped in (False, True)]
+        asked = list(self._thought(requests)) if self._thoughts else requests
+        results: dict[str, Scored | Failure] = {item.id: item for item in asked if isinstance(item, Failure)}
+        ready = [item for item in asked if isinstance(item, ScoreRequest)]
+        results |= {result.id: result for result in self._engine.score(ready)}
+        for comparison in fit:
+            yield self._verdict(comparison, results)
 
     def _question(self, comparison: Comparison, *, swapped: bool) -> ScoreRequest:
         dialogue, shared = choice_request(self._shots, comparison, swapped=swapped, thinking=self._thoughts > 0)
@@ -120,7 +115,7 @@ class PairwiseJudge:
         for swapped in (False, True):
             result = results[_request_id(comparison, swapped=swapped)]
             if isinstance(result, Failure):
-                return _abstain(comparison, f"{result.reason}: {result.message}")
+                return Verdict(id=comparison.id, prob_a=None, reason=f"{result.reason}: {result.message}")
             first, second = (score.total for score in result.scores)
             logits.append((second - first if swapped else first - second) / self._temperature)
         by_order = (sigmoid(logits[0]), sigmoid(logits[1]))
@@ -164,10 +159,6 @@ def verdict_of(key: str, logit: float, *, by_order: tuple[float, ...] = ()) -> V
 def sigmoid(logit: float) -> float:
     """Return the probability of a logit; no overflow for any finite input."""
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
-
-
-def _abstain(comparison: Comparison, reason: str) -> Verdict:
-    return Verdict(id=comparison.id, prob_a=None, reason=reason)
 
 
 def _request_id(comparison: Comparison, *, swapped: bool) -> str:

@@ -16,8 +16,9 @@ from cai.constitution import Principle
 from cai.constitution.render import fill, transcript
 from cai.engines.base import Engine, Failure, Scored, ScoreRequest
 from cai.judges.base import Comparison, Verdict
+from cai.judges.fit import verdicts
 from cai.judges.pairwise import verdict_of
-from cai.judges.quoting import quoted, quoted_dialogue, unfit
+from cai.judges.quoting import quoted, quoted_dialogue
 from cai.types import Dialogue, Message
 from cai.windows import windows
 
@@ -84,21 +85,16 @@ class PointwiseJudge:
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
-        for window in windows(comparisons, WINDOW):
-            problems = {comparison.id: unfit(comparison) for comparison in window}
-            fit = [comparison for comparison in window if not problems[comparison.id]]
-            ratings = self.rate(
-                (comparison.prompt, answer, comparison.principle)
-                for comparison in fit
-                for answer in (comparison.response_a, comparison.response_b)
-            )
-            both = {comparison.id: pair for comparison, pair in zip(fit, windows(ratings, 2), strict=True)}
-            for comparison in window:
-                problem = problems[comparison.id]
-                if problem:
-                    yield Verdict(id=comparison.id, prob_a=None, reason=problem)
-                else:
-                    yield self._verdict(comparison, *both[comparison.id])
+        return verdicts(comparisons, self._compare, window=WINDOW)
+
+    def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
+        ratings = self.rate(
+            (comparison.prompt, answer, comparison.principle)
+            for comparison in fit
+            for answer in (comparison.response_a, comparison.response_b)
+        )
+        for comparison, both in zip(fit, windows(ratings, 2), strict=True):
+            yield self._verdict(comparison, *both)
 
     def rate(self, answers: Iterable[tuple[Dialogue, str, Principle]]) -> list[Rating | Unrated]:
         """Return a rating for each answer to a dialogue by a principle, in their order."""

@@ -12,9 +12,9 @@ from cai.engines.loading import Dtype, pick_device, pick_dtype, whole
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Verdict
-from cai.judges.pairwise import sigmoid
+from cai.judges.fit import verdicts
+from cai.judges.pairwise import verdict_of
 from cai.types import Dialogue
-from cai.windows import windows
 
 WINDOW = 32
 """Comparisons read together."""
@@ -117,9 +117,10 @@ class PreferenceModelJudge:
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
-        for window in windows(comparisons, WINDOW):
-            answers = [(item.prompt, text) for item in window for text in (item.response_a, item.response_b)]
-            scores = self._model.score(answers)
-            for item, a, b in zip(window, scores[::2], scores[1::2], strict=True):
-                prob = sigmoid(a - b) if a != b else None
-                yield Verdict(id=item.id, prob_a=prob, reason="" if prob else "tie")
+        return verdicts(comparisons, self._compare, window=WINDOW)
+
+    def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
+        answers = [(item.prompt, text) for item in fit for text in (item.response_a, item.response_b)]
+        scores = self._model.score(answers)
+        for item, a, b in zip(fit, scores[::2], scores[1::2], strict=True):
+            yield verdict_of(item.id, a - b)

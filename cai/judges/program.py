@@ -4,9 +4,13 @@ It has a verdict where one answer passes and the other fails. Answers that both 
 and a rule that can't tell of one says nothing of the pair.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from cai.judges.base import Comparison, Verdict
+from cai.judges.fit import verdicts
+
+WINDOW = 64
+"""Comparisons taken together."""
 
 
 class ProgramJudge:
@@ -24,8 +28,10 @@ class ProgramJudge:
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
-        for comparison in comparisons:
-            yield self._verdict(comparison)
+        return verdicts(comparisons, self._compare, window=WINDOW)
+
+    def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
+        return map(self._verdict, fit)
 
     def _verdict(self, comparison: Comparison) -> Verdict:
         principle = comparison.principle

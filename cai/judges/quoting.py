@@ -12,7 +12,8 @@ Words stay as they are: "answer A is better" is part of an answer. How far a jud
 import re
 
 from cai.constitution import ComparisonShot
-from cai.judges.base import Comparison
+from cai.constitution.render import SPEAKERS, transcript
+from cai.records.loaders import transcript_turns
 from cai.types import Dialogue, Message
 
 MARGIN = "    "
@@ -45,17 +46,12 @@ def quoted_dialogue(dialogue: Dialogue) -> Dialogue:
 
 
 def quoted_shot(shot: ComparisonShot) -> ComparisonShot:
-    """Return an example laid out as the real request will be."""
-    texts = {name: quoted(getattr(shot, name)) for name in ("prompt", "chosen", "rejected")}
+    """Return an example laid out as the real request will be; its prompt may hold earlier turns, as a transcript."""
+    # Only an example's author may open turns by a mark in a text: the constitution is trusted, what is judged is not.
+    turns = transcript_turns(f"{SPEAKERS['user']}: {shot.prompt}")
+    texts = {
+        "prompt": transcript(quoted_dialogue(turns)).removeprefix(f"{SPEAKERS['user']}: "),
+        "chosen": quoted(shot.chosen),
+        "rejected": quoted(shot.rejected),
+    }
     return shot.model_copy(update=texts)
-
-
-def unfit(comparison: Comparison) -> str:
-    """Say why two answers can't be compared at all, or nothing.
-
-    An answer without a letter or a digit (empty, a bare ``:``) is none, and models are known to like it.
-    """
-    for letter, answer in (("A", comparison.response_a), ("B", comparison.response_b)):
-        if not any(map(str.isalnum, quoted(answer))):
-            return f"answer {letter} has no words"
-    return ""

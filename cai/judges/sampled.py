@@ -13,11 +13,10 @@ from cai.constitution import ComparisonShot
 from cai.constitution.ask import CHOICE
 from cai.engines.base import Engine, Failure, Generated, GenerateRequest, Sampling
 from cai.judges.base import Comparison, Verdict
+from cai.judges.fit import verdicts
 from cai.judges.pairwise import choice_request, sigmoid, verdict_of
-from cai.judges.quoting import unfit
 from cai.storage import seed_from
 from cai.types import Dialogue, Message
-from cai.windows import windows
 
 WINDOW = 64
 """Comparisons asked together."""
@@ -61,17 +60,13 @@ class SampledJudge:
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Yield one verdict per comparison, in their order."""
-        for window in windows(comparisons, WINDOW):
-            problems = {comparison.id: unfit(comparison) for comparison in window}
-            requests = [
-                self._question(comparison, swapped=swapped)
-                for comparison in window
-                for swapped in (False, True)
-                if not problems[comparison.id]
-            ]
-            results = {result.id: result for result in self._engine.generate(requests)}
-            for comparison in window:
-                yield self._verdict(comparison, problems[comparison.id], results)
+        return verdicts(comparisons, self._compare, window=WINDOW)
+
+    def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
+        requests = [self._question(comparison, swapped=swapped) for comparison in fit for swapped in (False, True)]
+        results = {result.id: result for result in self._engine.generate(requests)}
+        for comparison in fit:
+            yield self._verdict(comparison, results)
 
     def _question(self, comparison: Comparison, *, swapped: bool) -> GenerateRequest:
         dialogue, shared = choice_request(self._shots, comparison, swapped=swapped)
@@ -84,14 +79,12 @@ class SampledJudge:
             shared=shared,
         )
 
-    def _verdict(self, comparison: Comparison, problem: str, results: dict[str, Generated | Failure]) -> Verdict:
+    def _verdict(self, comparison: Comparison, results: dict[str, Generated | Failure]) -> Verdict:
         logits: list[float] = []
         for swapped in (False, True):
-            result = None if problem else results[_request_id(comparison, swapped=swapped)]
+            result = results[_request_id(comparison, swapped=swapped)]
             if isinstance(result, Failure):
-                problem = f"{result.reason}: {result.message}"
-            if problem or result is None or isinstance(result, Failure):
-                return Verdict(id=comparison.id, prob_a=None, reason=problem)
+                return Verdict(id=comparison.id, prob_a=None, reason=f"{result.reason}: {result.message}")
             votes = [vote for completion in result.completions if (vote := read_vote(completion.text))]
             if not votes or len(votes) < self._least * self._samples:
                 said = f"unreadable: {len(votes)} of {self._samples} answers were a letter and nothing else"

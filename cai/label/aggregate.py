@@ -35,6 +35,8 @@ class Vote:
     reason: str = ""
     weight: float = 1.0
     hard: bool = False
+    prob_a_by_order: tuple[float, ...] = ()
+    """As the judge gave them in the two orders, before it clamped anything; empty where it has none."""
 
     @classmethod
     def of(cls, verdict: Verdict, principle: Principle, *, judge: str = "") -> "Vote":
@@ -49,7 +51,17 @@ class Vote:
             reason=verdict.reason,
             weight=principle.weight,
             hard=principle.priority == "hard",
+            prob_a_by_order=verdict.prob_a_by_order,
         )
+
+    @property
+    def certainty(self) -> float:
+        """How far the vote lies from one half, as a logit of any sign, before clamping.
+
+        A judge that is clamped to 0.4 and 0.6 would else never be sure of a hard constraint.
+        """
+        given = self.prob_a_by_order or (0.5 if self.prob_a is None else self.prob_a,)
+        return sum(map(logit, given)) / len(given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +96,7 @@ def label_of(votes: Iterable[Vote], *, learned: "LearnedWeights | None" = None, 
     spread = _spread(cast)
     # Compared as logits, where a probability and its opposite lie exactly as far from one half.
     sure = logit(confident) - ROUNDING
-    hard = [(vote, value) for vote, value in cast if vote.hard and abs(value) >= sure]
+    hard = [(vote, value) for vote, value in cast if vote.hard and abs(vote.certainty) >= sure]
     if len({value > 0 for _, value in hard}) > 1:
         names = [next(vote.name for vote, value in hard if (value > 0) is side) for side in (True, False)]
         reason = f"hard constraints disagree: {names[0]} for A, {names[1]} for B"

@@ -1,5 +1,10 @@
-"""A floor under the judge: how well it must agree with people before anything is labelled with it."""
+"""A floor under the judge: what it must reach before anything is labelled with it.
 
+It must agree with people on pairs that they labelled (`cai.judges.audit`), and must not be talked into verdicts by the
+answers that it compares (`cai.judges.attacks`).
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,10 +13,12 @@ from pydantic import Field
 from cai.config import Config
 from cai.constitution import Constitution
 from cai.errors import GateError
+from cai.judges.attacks import attack_report, attack_shortfalls, count_trials
 from cai.judges.audit import Audit, audit, judge_pairs
 from cai.judges.base import Judge
 from cai.processes import is_main
-from cai.records.pairs import take_pairs
+from cai.progress import progress
+from cai.records.pairs import LabelledPair, take_pairs
 from cai.storage import atomic_write_json
 
 
@@ -28,25 +35,54 @@ class FloorConfig(Config):
     """Share of pairs on which the two orders may disagree, for judges that are asked in both."""
     max_abstentions: float = Field(0.5, ge=0.0, le=1.0)
     """Share of pairs without a vote."""
+    max_attack_gain: float | None = Field(None, ge=0.0, le=1.0)
+    """How much more often an answer may win when an attack is put behind it (0.05: 5 points); then answers without
+    words must win in 5 % at most, too. None: the judge is not attacked."""
+    attack_pairs: int = Field(12, ge=4)
+    """Pairs of `on` that are attacked: four are the fewest on which every attack has its turn."""
 
 
 def check_floor(config: FloorConfig, judge: Judge, constitution: Constitution, *, seed: int, out: Path) -> Audit:
-    """Return the judge's figures, and write them to ``judge_audit.json``; raises GateError below the floor."""
+    """Return the judge's figures; raises GateError below the floor.
+
+    Writes ``judge_audit.json`` and, if it is attacked, ``judge_attacks.json`` to `out`.
+    """
     some = take_pairs(config.on, config.pairs)
-    found = audit(
-        judge_pairs(judge, constitution, some, seed=seed),
-        some,
-        judge=judge.name,
-        model=judge.model,
-        constitution=constitution.digest,
-    )
+    judgements = []
+    with progress("judge on people's labels", len(some), "pairs", quiet=not is_main()) as bar:
+        for each in judge_pairs(judge, constitution, some, seed=seed):
+            judgements.append(each)
+            bar.advance()
+    found = audit(judgements, some, judge=judge.name, model=judge.model, constitution=constitution.digest)
     if is_main():
         atomic_write_json(out / "judge_audit.json", asdict(found))
     missed = shortfalls(config, found)
+    if config.max_attack_gain is not None:
+        missed += _attack(config, config.max_attack_gain, judge, constitution, some, seed, out)
     if missed:
         said = f"the judge {judge.name!r} is below the floor on {len(some)} pairs: {', '.join(missed)}"
         raise GateError(f"{said}; nothing was labelled")
     return found
+
+
+def _attack(
+    config: FloorConfig,
+    max_gain: float,
+    judge: Judge,
+    constitution: Constitution,
+    pairs: Sequence[LabelledPair],
+    seed: int,
+    out: Path,
+) -> list[str]:
+    some = sorted(pairs, key=lambda pair: pair.id)[: config.attack_pairs]
+    total = count_trials(len(some), by_turns=True)
+    with progress("judge under attack", total, "trials", quiet=not is_main()) as bar:
+        report = attack_report(
+            judge, constitution, some, by_turns=True, seed=seed, on_trial=lambda trial: bar.advance()
+        )
+    if is_main():
+        atomic_write_json(out / "judge_attacks.json", asdict(report))
+    return attack_shortfalls(report, max_gain=max_gain)
 
 
 def shortfalls(config: FloorConfig, found: Audit) -> list[str]:

@@ -1,14 +1,19 @@
-"""`cai judge audit` on judges that are known, and once on the real model."""
+"""`cai judge` on judges that are known, and once on the real model."""
 
 import json
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
-from cai.cli import judge as module
-from cai.cli.judge import judge
-from tests.label.test_floor import Coin
+from cai.cli.judge import KINDS, judge, judge_configs
+from cai.constitution import load_constitution
+from cai.errors import InputError
+from cai.judges.build import JudgeKind
+from cai.label.learned import load_weights
+from tests.label.test_floor import Coin, Obedient, Quiet
 from tests.label.test_pipeline import LengthJudge
 
 
@@ -27,6 +32,7 @@ def pairs(tmp_path: Path) -> Path:
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {"contrastive": LengthJudge, "pairwise": Coin}
     monkeypatch.setattr("cai.judges.build.build_judge", lambda config, *args, **kwargs: made[config.kind]())
+    monkeypatch.setattr("cai.engines.build.build_engine", lambda config: None)
 
 
 def run(*words: object) -> tuple[int, str, str]:
@@ -73,5 +79,91 @@ def test_the_real_model_is_audited(pairs: Path) -> None:
     assert json.loads(said)["audits"][0]["flip_rate"] is not None
 
 
-def test_a_share_that_is_not_known_is_a_dash() -> None:
-    assert module._percent(None) == "–"
+@pytest.mark.usefixtures("known")
+def test_votes_are_weighed_by_the_names_that_labels_know_them_by(pairs: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "weights.json"
+    code, said, _ = run("--on", pairs, "--judge", "contrastive", "--principles", 2, "--learn-weights", kept)
+    assert code == 0
+    assert "On pairs that the weights were not fitted on: right in 100%" in said
+    assert set(load_weights(kept).weights) <= {principle.id for principle in load_constitution("harmless").principles}
+    code, said, _ = run(
+        "--on", pairs, "--judge", "contrastive", "--judge", "pairwise", "--learn-weights", kept, "--json"
+    )
+    assert code == 0
+    names = set(load_weights(kept).weights)
+    assert json.loads(said)["weights"]["weights"].keys() == names
+    # The coin of these tests looks at the whole constitution: one vote, by its own name.
+    assert {name.partition("/")[0] for name in names} == {"contrastive", "pairwise"}
+    assert [name for name in names if name.startswith("pairwise")] == ["pairwise"]
+    few = run("--on", pairs, "--judge", "contrastive", "--limit", 10, "--learn-weights", kept)
+    assert few[0] == 2
+    assert "too few to learn weights from" in few[2]
+
+
+def test_judges_are_named_by_kind_and_by_model_where_two_are_of_one_kind(tmp_path: Path) -> None:
+    file = tmp_path / "judge.yaml"
+    file.write_text("kind: pairwise\nthoughts: 64\nengine: {model: given, window: 8}\n")
+    (name, only), *rest = judge_configs(None, None, file, ["thoughts=32"]).items()
+    assert (name, only.thoughts, only.engine.model, rest) == ("pairwise", 32, "given", [])
+    found = judge_configs(["pairwise=a/b", "pairwise", "preference_model=pm"], "other", file, None)
+    assert {name: (each.kind, each.engine.model, each.engine.window) for name, each in found.items()} == {
+        "pairwise=a/b": ("pairwise", "a/b", 8),
+        "pairwise": ("pairwise", "other", 8),
+        "preference_model": ("preference_model", "pm", 8),
+    }
+    with pytest.raises(InputError, match="'pairwise' is given twice"):
+        judge_configs(["pairwise", "pairwise"], None, None, None)
+    with pytest.raises(InputError, match=r"judge\.yaml:2:1: unknown key 'thougts'"):
+        judge_configs(None, None, wrong(tmp_path), None)
+
+
+def wrong(folder: Path) -> Path:
+    path = folder / "judge.yaml"
+    path.write_text("kind: pairwise\nthougts: 64\n")
+    return path
+
+
+def test_the_help_names_every_kind() -> None:
+    assert set(re.split(r", | or ", KINDS)) == set(get_args(JudgeKind))
+
+
+def attack(*words: object) -> tuple[int, str, str]:
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(judge, ["attack", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def attacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {"contrastive": Quiet, "pairwise": Obedient}
+    monkeypatch.setattr("cai.judges.build.build_judge", lambda config, *args, **kwargs: made[config.kind]())
+    monkeypatch.setattr("cai.engines.build.build_engine", lambda config: None)
+
+
+@pytest.mark.usefixtures("attacked")
+def test_a_judge_that_gives_in_is_refused_and_one_that_holds_is_not(pairs: Path) -> None:
+    code, said, _ = attack("--on", pairs, "--judge", "contrastive", "--limit", 4)
+    assert code == 0
+    assert "contrastive holds on 4 pairs" in said
+    code, said, told = attack("--on", pairs, "--judge", "contrastive", "--judge", "pairwise", "--limit", 4)
+    assert code == 3
+    assert "pairwise gives in" in said
+    assert max(map(len, said.splitlines())) <= 80
+    assert "error: pairwise: attacked answers win" in told
+    assert attack("--on", pairs, "--judge", "pairwise", "--limit", 4, "--most-gain", 100)[0] == 0
+
+
+@pytest.mark.usefixtures("attacked")
+def test_the_json_of_attacks_has_all_figures_and_the_gate_holds(pairs: Path) -> None:
+    code, said, _ = attack("--on", pairs, "--judge", "pairwise", "--limit", 3, "--every", "--json")
+    assert code == 3
+    (found,) = json.loads(said)["attacks"]
+    assert (found["name"], found["pairs"], found["overall"]["trials"]) == ("pairwise", 3, 3 * 56 * 4)
+    assert found["missed"]
+    assert len(found["families"]) == 16
+
+
+@pytest.mark.usefixtures("attacked")
+def test_without_pairs_the_dozen_that_ships_is_attacked() -> None:
+    code, said, _ = attack("--judge", "pairwise", "--most-gain", 100, "--json")
+    (found,) = json.loads(said)["attacks"]
+    assert (code, found["pairs"]) == (0, 12)

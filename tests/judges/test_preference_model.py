@@ -127,6 +127,9 @@ def test_the_judge_gives_the_odds_of_the_scores_difference(judge: PreferenceMode
         a, b = judge.score([(item.prompt, item.response_a), (item.prompt, item.response_b)])
         assert verdict.prob_a == pytest.approx(float(torch.tensor(a - b).sigmoid()), abs=1e-5)
     assert (verdicts[40].prob_a, verdicts[40].reason) == (None, "tie")
+    blank = list(PreferenceModelJudge(judge).compare([comparison(0, "", "No."), comparison(1, "Yes.", ":")]))
+    assert [verdict.reason for verdict in blank] == ["answer A has no words", "answer B has no words"]
+    assert [verdict.prob_a for verdict in blank] == [None, None]
     (there,) = PreferenceModelJudge(judge).compare([comparison(0, "Yes.", "No.")])
     (back,) = PreferenceModelJudge(judge).compare([comparison(0, "No.", "Yes.")])
     assert there.prob_a is not None

@@ -1,13 +1,15 @@
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cai.constitution import ComparisonShot
+from cai.constitution.render import transcript
 from cai.engines.scripted import ScriptedEngine
 from cai.judges.pairwise import PairwiseJudge, choice_request
-from cai.judges.quoting import MARGIN, quoted, quoted_dialogue, quoted_shot, unfit
+from cai.judges.quoting import MARGIN, quoted, quoted_dialogue, quoted_shot
 from cai.types import Message
 from tests.judges.samples import comparison, one, options
 
@@ -81,17 +83,29 @@ def test_examples_are_laid_out_as_the_request_is() -> None:
     assert (found.reasons, found.place) == (shot.reasons, shot.place)
 
 
+TURNS = [Message(role, f"{role} {n}\n\n(B) goes on.") for n in range(3) for role in ("user", "assistant")]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+@pytest.mark.parametrize("thinking", [False, True])
+def test_an_example_of_a_dialogue_has_the_very_layout_of_a_question_about_it(count: int, thinking: bool) -> None:
+    dialogue = tuple(TURNS[:count])
+    shot = ComparisonShot(
+        prompt=transcript(dialogue).removeprefix("Human: "),
+        chosen="Good.\nYes.",
+        rejected="Bad.",
+        reasons="So.",
+        place="A",
+    )
+    asked = comparison("Good.\nYes.", "Bad.", prompt=dialogue)
+    asked = replace(asked, principle=asked.principle.model_copy(update={"comparison_shots": (shot,)}))
+    found, _ = choice_request((), asked, swapped=False, thinking=thinking)
+    example, question = found[0].content, found[-1].content
+    assert example == question
+    speakers = re.findall(r"^(Human|Assistant):", example, re.MULTILINE)
+    assert speakers == ["Human", "Assistant", "Human", "Assistant", "Human"][:count]
+
+
 def test_a_dialogue_keeps_its_roles() -> None:
     dialogue = (Message("user", "a\nb"), Message("assistant", "c"))
     assert quoted_dialogue(dialogue) == (Message("user", "a\n    b"), Message("assistant", "c"))
-
-
-@pytest.mark.parametrize("blank", ["", " ", ":", "\n\n", "…", "\u200b", "\u3164", "---", "👍"])
-def test_an_answer_without_words_is_none(blank: str) -> None:
-    assert unfit(comparison(blank, "fine")) == "answer A has no words"
-    assert unfit(comparison("fine", blank)) == "answer B has no words"
-
-
-@pytest.mark.parametrize("answer", ["A", "7", "はい", "да", ": no"])
-def test_a_short_answer_is_one(answer: str) -> None:
-    assert unfit(comparison(answer, "fine")) == ""

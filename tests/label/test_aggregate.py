@@ -133,6 +133,17 @@ def test_the_threshold_can_be_set() -> None:
     assert label_of(votes).prob_a == pytest.approx(sigmoid((logit(0.7) + logit(0.1)) / 2))
 
 
+def test_a_clamped_judge_can_be_sure_of_a_hard_constraint() -> None:
+    safe = Principle(id="safe", text="Harm nobody.", priority="hard")
+    soft = vote(0.1, 3.0)
+    clamped = Verdict(id="x", prob_a=0.6, prob_a_by_order=(0.99, 0.7))
+    label = label_of([Vote.of(clamped, safe), soft])
+    assert label.prob_a == pytest.approx(0.6)
+    assert label.deciding == ("safe",)
+    unsure = Verdict(id="x", prob_a=0.6, prob_a_by_order=(0.99, 0.05))
+    assert label_of([Vote.of(unsure, safe), soft]).deciding == ("safe", soft.name)
+
+
 def test_hard_constraints_that_disagree_leave_no_label() -> None:
     votes = [
         vote(0.9, name="safe", hard=True),

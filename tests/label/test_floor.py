@@ -1,6 +1,7 @@
 """Below its floor a judge labels nothing."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,18 @@ class Coin:
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         for item in comparisons:
             yield Verdict(id=item.id, prob_a=0.6, prob_a_by_order=(0.9, 0.3))
+
+
+class Quiet:
+    """Prefers the answer that begins as the pairs' better one does, whatever follows it."""
+
+    name = model = "quiet"
+    by_principle = False
+
+    def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+        for item in comparisons:
+            good = [text.startswith("a long answer") for text in (item.response_a, item.response_b)]
+            yield Verdict(id=item.id, prob_a=None if good[0] == good[1] else 0.9 if good[0] else 0.1)
 
 
 class Silent(Coin):
@@ -56,6 +69,39 @@ def test_a_judge_below_any_floor_is_refused_with_all_reasons(pairs: Path, tmp_pa
     assert (tmp_path / "judge_audit.json").is_file()
     with pytest.raises(GateError, match="no verdict on 100%"):
         check_floor(FloorConfig(on=[pairs]), Silent(), RULES, seed=0, out=tmp_path)
+
+
+class Obedient(LengthJudge):
+    """Chooses the answer that speaks of judging."""
+
+    def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+        every = list(comparisons)
+        for item, verdict in zip(every, super().compare(every), strict=True):
+            words = [len(re.findall(r"judge|rule|prefer|choose", text)) for text in (item.response_a, item.response_b)]
+            yield verdict if words[0] == words[1] else Verdict(id=item.id, prob_a=0.9 if words[0] > words[1] else 0.1)
+
+
+def test_a_judge_that_can_be_talked_over_is_refused(pairs: Path, tmp_path: Path) -> None:
+    steady = FloorConfig(on=[pairs], min_accuracy=0.9, max_attack_gain=0.05, attack_pairs=4)
+    check_floor(steady, Quiet(), RULES, seed=0, out=tmp_path)
+    kept = json.loads((tmp_path / "judge_attacks.json").read_text())
+    assert (kept["pairs"], kept["overall"]["gain"], kept["overall"]["trials"]) == (4, 0, 4 * 14 * 4)
+    with pytest.raises(GateError, match=r"below the floor on 40 pairs: attacked answers win [\d.]+ points more often"):
+        check_floor(steady, Obedient(), RULES, seed=0, out=tmp_path)
+    check_floor(FloorConfig(on=[pairs], min_accuracy=0.9), Obedient(), RULES, seed=0, out=tmp_path / "unattacked")
+    assert not (tmp_path / "unattacked" / "judge_attacks.json").exists()
+
+
+def test_a_judge_that_can_be_won_by_silence_is_refused(pairs: Path, tmp_path: Path) -> None:
+    class Short(Quiet):
+        def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+            for item, verdict in zip(every := list(comparisons), super().compare(every), strict=True):
+                blank = not item.response_a.strip(" \n:…")
+                yield Verdict(id=item.id, prob_a=0.9) if blank else verdict
+
+    floor = FloorConfig(on=[pairs], max_attack_gain=0.05, attack_pairs=4)
+    with pytest.raises(GateError, match=r"answers without words win in \d\d% \(at most 5%\)"):
+        check_floor(floor, Short(), RULES, seed=0, out=tmp_path)
 
 
 def test_the_stage_ends_before_it_labels(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
