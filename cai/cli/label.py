@@ -17,6 +17,15 @@ from cai.errors import InputError, Problem
 if TYPE_CHECKING:
     from cai.report.labels import LabelView
 
+ANSWER_A = {
+    "samples": "the first sample",
+    "models": "the first model's",
+    "revisions": "the draft",
+    "best_of": "the earlier sample",
+    "contrast": "told the principle",
+}
+"""Which answer A is, by the kind of pairs."""
+
 SHOWN = 12
 """Reasons, and principles, that the tables list; `--json` has all."""
 
@@ -117,7 +126,9 @@ def show(view: "LabelView", console: Console) -> None:
 def _sentences(view: "LabelView") -> list[str]:
     from cai.report.words import percent, points
 
-    found = [f"A is the likelier in {percent(view.share_a)}; {percent(view.undecided)} lie between 0.4 and 0.6"]
+    a = ANSWER_A.get(dict(view.summary).get("pairs", ""))
+    found = [f"A{f' ({a})' if a else ''} is the likelier in {percent(view.share_a)}"]
+    found.append(f"{percent(view.undecided)} of the labels lie between 0.4 and 0.6")
     if view.asked_twice:
         bias = f"{points(view.mean_bias)} points towards the first"
         found.append(f"the order decides {percent(view.flip_rate)} of {view.asked_twice} asked in both: {bias}")
