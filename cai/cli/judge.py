@@ -70,7 +70,7 @@ def audit(
     principles: Annotated[int, typer.Option(min=1, help="Principles drawn per pair; several are averaged.")] = 1,
     learn_weights: Annotated[
         Path | None,
-        typer.Option(help="Write here what each principle's vote, or each judge's, should count in labels."),
+        typer.Option(help="Write here what each principle's vote should count: a labelling run's 'learned_weights'."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for judgements.jsonl and what a judge learns.")] = None,
     seed: Seed = 0,
@@ -83,6 +83,8 @@ def audit(
     from cai.records.pairs import take_pairs
 
     configs = judge_configs(kind, model, config, setting)
+    if learn_weights is not None:
+        _check_weighable(configs)
     rules = load_constitution(constitution)
     pairs = take_pairs(on, limit)
     quiet_libraries()
@@ -96,7 +98,8 @@ def audit(
     alpha = agreement(list(judgements.values()))
     learned = None
     if learn_weights is not None:
-        learned = weights_of(judgements)
+        (own,) = judgements.values()
+        learned = weights_of(own)
         learned.save(learn_weights)
     if as_json:
         weights = None if learned is None else learned.to_plain()
@@ -264,20 +267,19 @@ def agreement(judgements: "Sequence[Sequence[Judgement]]") -> float | None:
     return krippendorff_alpha([[own[key] for key in by_pair[0]] for own in by_pair])
 
 
-def weights_of(judgements: "Mapping[str, Sequence[Judgement]]") -> "LearnedWeights":
-    """Return what votes should count, by the names that labels know them by (`cai.label.aggregate.Vote`).
+def _check_weighable(configs: "Mapping[str, JudgeConfig]") -> None:
+    """Raise InputError unless there is one judge that votes by principle, as labels are made of."""
+    kinds = [config.kind for config in configs.values()]
+    if len(kinds) > 1:
+        fix = "name one --judge, the one that labels"
+        raise InputError(Problem("--learn-weights", 0, 0, "a labelling run has one judge, not several", fix))
+    if kinds[0] in ("direction", "preference_model"):
+        problem = f"the judge {kinds[0]!r} votes on the constitution as a whole, so there is nothing to weigh"
+        raise InputError(Problem("--learn-weights", 0, 0, problem, "name a --judge that votes by principle"))
 
-    A vote is a principle's, before it its judge's where there are several; a judge that looks at the whole
-    constitution has one vote, by its own name.
-    """
+
+def weights_of(judgements: "Sequence[Judgement]") -> "LearnedWeights":
+    """Return what each principle's vote should count, by the names that labels know them by."""
     from cai.label.learned import learn_weights
 
-    votes: dict[str, dict[str, float | None]] = {}
-    for name, own in judgements.items():
-        for item in own:
-            pair = votes.setdefault(item.id, {})
-            if not item.principles:
-                pair[name] = item.prob
-            for principle, prob in item.principles:
-                pair[principle if len(judgements) == 1 else f"{name}/{principle}"] = prob
-    return learn_weights(list(votes.values()))
+    return learn_weights([dict(item.principles) for item in judgements])

@@ -83,7 +83,7 @@ class Label:
 
 
 def label_of(votes: Iterable[Vote], *, learned: "LearnedWeights | None" = None, confident: float = CONFIDENT) -> Label:
-    """Return the label of some votes.
+    """Return the label of some votes: many principles make a more robust one than one does (Bai et al. 2022, 4.3).
 
     A hard constraint's vote of at least `confident` either way decides alone, or with others like it; one that is less
     sure counts as any vote does. `learned` weights replace those of the constitution in the mean.
@@ -111,31 +111,11 @@ def label_of(votes: Iterable[Vote], *, learned: "LearnedWeights | None" = None, 
     return Label(prob_a=sigmoid(value), spread=spread, deciding=tuple(vote.name for vote, _ in deciding))
 
 
-def mean_logit(verdicts: Sequence[Verdict], weights: Sequence[float]) -> float | None:
-    """Return the probability of A from the weighted mean of the verdicts' logits; None when all abstained.
-
-    Averaging over principles makes a more robust preference model than one principle does (Bai et al. 2022, 4.3).
-
-    >>> round(mean_logit([Verdict(id="x", prob_a=0.8), Verdict(id="x", prob_a=None)], [1.0, 1.0]), 3)
-    0.8
-    """
-    votes = [(logit(v.prob_a), weight) for v, weight in zip(verdicts, weights, strict=True) if v.prob_a is not None]
-    if not votes:
-        return None
-    mean = sum(value * weight for value, weight in votes) / sum(weight for _, weight in votes)
-    return sigmoid(mean) if abs(mean) > ROUNDING else 0.5
-
-
 def flipped(by_order: Sequence[float]) -> bool | None:
     """Tell whether a judge chose the same place in both orders, so its answer followed the order; None if unknown."""
     if len(by_order) != 2 or 0.5 in by_order:
         return None
     return (by_order[0] > 0.5) != (by_order[1] > 0.5)
-
-
-def clamp(probability: float, low: float, high: float) -> float:
-    """Keep a label from saturating, as the paper does for chain-of-thought labels (section 4.4)."""
-    return min(high, max(low, probability))
 
 
 def logit(probability: float) -> float:
