@@ -5,8 +5,13 @@ after it. Counted is what this process spends: a run that is started again begin
 """
 
 import threading
+import time
 
+from pydantic import Field
+
+from cai.config import Config
 from cai.errors import EngineError
+from cai.progress import clock
 from cai.types import Usage
 
 MILLION = 1_000_000
@@ -14,6 +19,32 @@ MILLION = 1_000_000
 
 class BudgetError(EngineError):
     """The budget is spent: what was done is kept, and nothing more is asked for."""
+
+
+class BudgetConfig(Config):
+    """What a process may spend; for a server's calls there are `engine.server.token_budget` and prices, too."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    """Tokens, read and written together."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Time of work, the loading of the model not counted."""
+
+
+class Clock:
+    """The time that work may take; without a limit it never ends."""
+
+    def __init__(self, minutes: float | None) -> None:
+        """Start."""
+        self._minutes = minutes
+        self._start = time.monotonic()
+
+    def check(self) -> None:
+        """Raise BudgetError when the time is over."""
+        if self._minutes is not None and time.monotonic() - self._start >= 60 * self._minutes:
+            raise BudgetError(
+                f"the time is spent: {clock(60 * self._minutes)}; what was done is kept: give the same command again, "
+                "or raise budget.minutes"
+            )
 
 
 class Budget:

@@ -48,12 +48,12 @@ class InputError(CaiError):
 
     exit_code = 2
 
-    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
-        """Hold one problem or several, in the order of their places."""
+    def __init__(self, problems: Problem | Iterable[Problem], *, more: int = 0) -> None:
+        """Hold one problem or several, in the order of their places; `more` counts those that nobody remembers."""
         self.problems = [problems] if isinstance(problems, Problem) else sorted(problems)
         lines = [str(problem) for problem in self.problems[:SHOWN]]
-        if len(self.problems) > SHOWN:
-            lines.append(f"and {len(self.problems) - SHOWN} more problems")
+        if more or len(self.problems) > SHOWN:
+            lines.append(f"and {len(self.problems) - len(lines) + more} more problems")
         super().__init__("\n".join(lines))
 
 

@@ -1,12 +1,22 @@
 """Progress of long work: how far, how fast, how long still. On a terminal a bar, elsewhere a line now and then."""
 
+import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cai.types import Usage
+
 EVERY_S = 20.0
 """Seconds between two lines where there is no terminal."""
+
+REDRAW_S = 0.1
+"""Seconds between two states of the bar on a terminal."""
+
+REASONS = 3
+"""Reasons for drops that a note names."""
 
 
 class Progress:
@@ -19,6 +29,7 @@ class Progress:
         self._start = time.monotonic()
         self._quiet = quiet
         self._last_line = self._start
+        self._drawn = 0.0
         self._note = ""
         self._terminal = sys.stderr.isatty()
 
@@ -28,7 +39,9 @@ class Progress:
         self._note = note or self._note
         now = time.monotonic()
         if self._terminal:
-            self._write("\r\033[K" + self.line())
+            if now - self._drawn >= REDRAW_S or self._done >= self.total:
+                self._drawn = now
+                self._write("\r\033[K" + self.line()[: shutil.get_terminal_size().columns - 1])
         elif now - self._last_line >= EVERY_S:
             self._last_line = now
             self._write(self.line() + "\n")
@@ -77,6 +90,46 @@ def progress(label: str, total: int, unit: str, *, done: int = 0, quiet: bool = 
         bar.abandon()
         raise
     bar.close()
+
+
+class Tally:
+    """What went by: tokens, and what was dropped for which reason. It makes the note beside a bar.
+
+    >>> tally = Tally()
+    >>> tally.dropped("empty")
+    >>> tally.note()
+    'dropped 1: 1 empty'
+    """
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+        self.used = Usage(0, 0)
+        self.drops: Counter[str] = Counter()
+
+    def spent(self, usage: Usage) -> None:
+        """Count the tokens of an answer."""
+        self.used = Usage(self.used.prompt + usage.prompt, self.used.completion + usage.completion)
+
+    def dropped(self, reason: str) -> None:
+        """Count something that is not used."""
+        self.drops[reason] += 1
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been."""
+        return time.monotonic() - self._start
+
+    def note(self) -> str:
+        """Return tokens written per second, and the drops by reason, the most frequent first."""
+        said = []
+        if self.used.completion and self.seconds > 0:
+            said.append(f"{self.used.completion / self.seconds:.0f} tokens/s")
+        if self.drops:
+            named = [f"{count} {reason}" for reason, count in self.drops.most_common(REASONS)]
+            named += ["…"] if len(self.drops) > REASONS else []
+            said.append(f"dropped {self.drops.total()}: {', '.join(named)}")
+        return "  ".join(said)
 
 
 def clock(seconds: float) -> str:

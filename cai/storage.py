@@ -16,11 +16,19 @@ from typing import IO, Any
 
 from cai.errors import StorageError
 
+BUFFER = 1 << 20
+"""Bytes of an atomic file that are held before they are written."""
+
+PART = ".part"
+"""How the name of an atomic file ends that is not yet whole."""
+
+
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON text that stands for a value of plain types; raises ValueError for NaN and infinities."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8")
+    return _CANONICAL.encode(value).encode("utf-8")
 
 
 def digest(value: Any) -> str:
@@ -67,23 +75,75 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+class AtomicFile:
+    """A file that is written piece by piece and seen whole: at the end of the block it is there, or what was before.
+
+    What a process that was killed has left of one is `PART` behind a point and the name: see `remove_parts`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Write the file of this path; its folder is made when the block begins."""
+        self.path = path
+        self._pending = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._pending += data
+        if len(self._pending) >= BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        with storing(self.path):
+            _write_whole(self._descriptor, self._pending)
+        self._pending.clear()
+
+    def __enter__(self) -> "AtomicFile":
+        """Open a file beside the place."""
+        with storing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            prefix = f".{self.path.name}."
+            self._descriptor, self._temporary = tempfile.mkstemp(dir=self.path.parent, prefix=prefix, suffix=PART)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Put the file in its place, or leave no trace of it when the block failed."""
+        try:
+            try:
+                if kind is None:
+                    self._flush()
+                    with storing(self.path):
+                        os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+            if kind is None:
+                with storing(self.path):
+                    os.chmod(self._temporary, 0o644)
+                    os.replace(self._temporary, self.path)
+        except BaseException:
+            self._discard()
+            raise
+        if kind is not None:
+            self._discard()
+            return
+        with storing(self.path):
+            fsync_folder(self.path.parent)
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary)
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-        fsync_folder(path.parent)
+    with AtomicFile(path) as file:
+        file.write(data)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that were killed have left of atomic files in a folder that nobody else writes now."""
+    for path in folder.glob(f".*{PART}"):
+        with contextlib.suppress(FileNotFoundError), storing(path):
+            path.unlink()
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
@@ -100,13 +160,19 @@ def append_whole(file: IO[bytes], data: bytes) -> None:
     """
     end = os.fstat(file.fileno()).st_size
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(file.fileno(), rest) :]
+        _write_whole(file.fileno(), data)
         os.fsync(file.fileno())
     except BaseException:
         os.ftruncate(file.fileno(), end)
         raise
+
+
+def _write_whole(descriptor: int, data: bytes | bytearray) -> None:
+    """Write all bytes, in as many calls as the system needs."""
+    with memoryview(data) as rest:
+        done = 0
+        while done < len(rest):
+            done += os.write(descriptor, rest[done:])
 
 
 class FolderLock:

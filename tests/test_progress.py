@@ -3,7 +3,8 @@ import io
 import pytest
 
 from cai import progress as module
-from cai.progress import EVERY_S, Progress, clock, progress
+from cai.progress import EVERY_S, REDRAW_S, Progress, Tally, clock, progress
+from cai.types import Usage
 
 
 class Screen(io.StringIO):
@@ -129,3 +130,32 @@ def test_quiet_says_nothing_at_all(monkeypatch: pytest.MonkeyPatch, time: Clock,
 )
 def test_a_duration_as_a_person_says_it(seconds: float, said: str) -> None:
     assert clock(seconds) == said
+
+
+def test_a_terminal_is_not_written_to_for_every_record(time: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = screen(monkeypatch, terminal=True)
+    bar = Progress("drafts", 1000, "prompts")
+    for _ in range(1000):
+        time.now += REDRAW_S / 100
+        bar.advance()
+    assert 10 <= shown.getvalue().count("\r") <= 12
+    assert "1000/1000" in shown.getvalue()
+
+
+def test_a_long_line_stays_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = screen(monkeypatch, terminal=True)
+    Progress("drafts", 10, "prompts").advance(note="x" * 100)
+    assert max(len(part.removeprefix("\033[K")) for part in shown.getvalue().split("\r")) == 39
+
+
+def test_a_tally_tells_the_rate_and_the_drops(time: Clock) -> None:
+    tally = Tally()
+    assert tally.note() == ""
+    time.now += 4
+    tally.spent(Usage(100, 30))
+    tally.spent(Usage(100, 50))
+    assert tally.note() == "20 tokens/s"
+    for reason in ("empty", "empty", "garbled", "a", "b"):
+        tally.dropped(reason)
+    assert tally.note() == "20 tokens/s  dropped 5: 2 empty, 1 garbled, 1 a, …"

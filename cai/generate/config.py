@@ -1,13 +1,15 @@
 """The settings of critique and revision."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from cai.budget import BudgetConfig
 from cai.config import Config
 from cai.engines.build import EngineConfig, SamplingConfig
 from cai.generate.form import FormName
+from cai.generate.shard import Shard
 from cai.generate.thinking import ThinkingConfig
 
 
@@ -47,3 +49,25 @@ class GenerateConfig(Config):
     """A training row that shares this much of its three-word runs with an earlier one is left out; None keeps all."""
     window: int = Field(32, ge=1)
     """Prompts worked on together. Part of what a seed means: another window, other texts."""
+    held_out: list[Path] = Field(default_factory=list)
+    """Files of prompts that are kept for evaluation: none of them may be among `prompts`."""
+    keep_going: bool = False
+    """Leave bad rows of `prompts` out, with their reasons in rejected.jsonl, in place of refusing the files."""
+    shard: str | None = None
+    """``3/16``: work on the third of sixteen shares, in a folder of its own below `out`; ``cai data merge`` joins."""
+    budget: BudgetConfig | None = None
+    """What each process may spend before it stops; what it made is kept."""
+
+    @field_validator("shard")
+    @classmethod
+    def _is_a_shard(cls, given: str | None) -> str | None:
+        if given is not None:
+            Shard.of_text(given)
+        return given
+
+    @property
+    def making(self) -> dict[str, Any]:
+        """The settings that decide what a record says or which there are: a folder holds records of one making."""
+        after = {"out", "prompts", "constitution", "engine", "held_out", "keep_going", "shard", "budget"}
+        after |= {"keep", "train_on_thinking", "near_duplicates"}
+        return {name: value for name, value in self.to_plain().items() if name not in after}

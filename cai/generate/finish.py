@@ -1,77 +1,170 @@
-"""From the journals to what is trained on: the rows, what was left out of them and why, and the counts."""
+"""From the journals to what is trained on: the rows, what was left out of them and why, and the counts.
 
+The journals are read as streams, and rows are put in order by where their records lie: no text is held longer than it
+takes to write it.
+"""
+
+import contextlib
+import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from cai.generate.config import GenerateConfig
 from cai.generate.near import NearDuplicates
 from cai.generate.quality import examples
 from cai.generate.thinking import ThinkingConfig, join_thinking
-from cai.records.export import Row, chat_rows, write_rows
-from cai.records.journal import of_type, read_ranks
-from cai.records.schema import Critique, Draft, Dropped, Prompt, Revision, short
-from cai.storage import atomic_write, atomic_write_json, canonical_json
+from cai.records.export import Row, chat_row, json_line, trained_on
+from cai.records.index import Place, Records, open_table, read_at
+from cai.records.journal import rank_paths
+from cai.records.loaders import PromptSet
+from cai.records.schema import Draft, Dropped, Prompt, Record, Revision, short
+from cai.storage import AtomicFile, atomic_write_json, canonical_json, remove_parts
+
+JOURNALS = ("drafts", "critiques", "revisions")
 
 LEFT_OUT = "left_out"
 """The journal of what was made well and is no training row; it follows from the others, and is written anew."""
 
+SHOWN = 3
+"""Examples of each reason."""
 
-def finish(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
+
+class Drops:
+    """What is not used: how much for which reason, and for each a few examples, which the records' keys choose."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._counts: Counter[str] = Counter()
+        self._shown: dict[str, list[Dropped]] = {}
+
+    def add(self, record: Dropped) -> None:
+        """Count one."""
+        reason = f"{record.stage}: {record.reason}"
+        self._counts[reason] += 1
+        shown = self._shown.setdefault(reason, [])
+        shown.append(record)
+        shown.sort(key=lambda each: each.key)
+        del shown[SHOWN:]
+
+    def result(self, prompts: PromptSet) -> dict[str, Any]:
+        """Return the counts and the examples as result.json has them."""
+        shown = [record for records in self._shown.values() for record in records]
+        asked = {record.prompt: prompts.by_id(record.prompt) for record in shown}
+        texts = {name: prompt.text for name, prompt in asked.items() if prompt is not None}
+        counts = dict(sorted(self._counts.items()))
+        return {"dropped": counts, "dropped_examples": examples(shown, texts, each=SHOWN)}
+
+
+class Answers:
+    """Where the answers lie that may become rows, in the order of prompts and rounds."""
+
+    def __init__(self, prompts: PromptSet) -> None:
+        """Begin with none."""
+        self._prompts = prompts
+        self._paths: list[Path] = []
+        self._table = open_table(
+            "CREATE TABLE answers (place INTEGER, round INTEGER, id TEXT, file INTEGER, line INTEGER, start INTEGER,"
+            " length INTEGER, PRIMARY KEY (place, round, id)) WITHOUT ROWID"
+        )
+        weakref.finalize(self, self._table.close)
+
+    def add(self, record: Record, place: Place) -> None:
+        """Note a record, if it is an answer to train on."""
+        if not isinstance(record, Draft | Revision):
+            return
+        stands = self._prompts.position(record.prompt)
+        if stands is None or not trained_on(record, stands.kind):
+            return
+        if place.path not in self._paths:
+            self._paths.append(place.path)
+        number = record.round if isinstance(record, Revision) else 0
+        row = (stands.place, number, record.id, self._paths.index(place.path), *place[1:])
+        self._table.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def read(self, *, last: bool) -> Iterator[tuple[Prompt, Draft | Revision]]:
+        """Yield each answer with its prompt; with `last`, only those of each prompt's last round."""
+        newest = "WHERE round = (SELECT MAX(round) FROM answers AS own WHERE own.place = answers.place)"
+        query = f"SELECT file, line, start, length FROM answers {newest if last else ''} ORDER BY place, round, id"
+        for file, *where in self._table.execute(query):
+            answer = read_at(Place(self._paths[file], *where))
+            if isinstance(answer, Draft | Revision) and (prompt := self._prompts.by_id(answer.prompt)):
+                yield prompt, answer
+
+
+def finish(config: GenerateConfig, prompts: PromptSet) -> None:
     """Write sft.jsonl, left_out.jsonl and result.json from all processes' journals.
 
     The settings are written to config.json unless that is there: a run's stage writes it before it begins.
     """
-    drafts, critiques, revisions = (
-        list(read_ranks(config.out, name).values()) for name in ("drafts", "critiques", "revisions")
-    )
-    made = chat_rows(prompts, drafts, revisions, keep=config.keep)
-    alike = near_duplicates(made, config.near_duplicates)
-    rows = [row for row in made if row["record"] not in alike]
-    answers = {record.id: record for record in (*drafts, *revisions) if isinstance(record, Draft | Revision)}
-    left_out = [_left_out(answers[name], first) for name, first in alike.items()]
-    if config.train_on_thinking:
-        rows = [_with_thinking(row, answers[row["record"]].thinking, config.thinking) for row in rows]
-    write_rows(config.out / "sft.jsonl", rows)
-    write_left_out(config.out, left_out)
-    dropped = of_type([*drafts, *critiques, *revisions, *left_out], Dropped)
+    remove_parts(config.out)
+    counts: Counter[str] = Counter()
+    drops, answers = Drops(), Answers(prompts)
+    for name in JOURNALS:
+        records = Records()
+        for path in rank_paths(config.out, name):
+            for record, place in records.scan(path):
+                counts[record.kind_name] += 1
+                answers.add(record, place)
+                if isinstance(record, Dropped):
+                    drops.add(record)
+    rows = _write(config, answers, drops)
     result = {
         "counts": {
             "prompts": len(prompts),
-            "drafts": len(of_type(drafts, Draft)),
-            "critiques": len(of_type(critiques, Critique)),
-            "revisions": len(of_type(revisions, Revision)),
-            "training_rows": len(rows),
+            "drafts": counts["draft"],
+            "critiques": counts["critique"],
+            "revisions": counts["revision"],
+            "training_rows": rows,
         },
-        "dropped": dict(sorted(Counter(f"{record.stage}: {record.reason}" for record in dropped).items())),
-        "dropped_examples": examples(dropped, {prompt.id: prompt.text for prompt in prompts}),
+        **drops.result(prompts),
     }
+    if config.keep_going:
+        result["rows"] = {"read": prompts.read, "repeated": prompts.repeated, "rejected": prompts.rejected}
     if not (config.out / "config.json").exists():
         atomic_write_json(config.out / "config.json", config.to_plain())
     atomic_write_json(config.out / "result.json", result)
 
 
+def _write(config: GenerateConfig, answers: Answers, drops: Drops) -> int:
+    """Write the rows and what is left out of them; return how many rows there are."""
+    count = 0
+    with AtomicFile(config.out / "sft.jsonl") as sft, AtomicFile(config.out / f"{LEFT_OUT}.jsonl") as left_out:
+        found = ((answer, chat_row(prompt, answer)) for prompt, answer in answers.read(last=config.keep == "last"))
+        for answer, row, first in with_repeats(found, config.near_duplicates):
+            if first is not None:
+                record = _left_out(answer, first)
+                left_out.write(canonical_json(record.to_json()) + b"\n")
+                drops.add(record)
+                continue
+            count += 1
+            if config.train_on_thinking:
+                row = _with_thinking(row, answer.thinking, config.thinking)
+            sft.write(json_line(row))
+    return count
+
+
 def write_left_out(out: Path, records: Iterable[Dropped]) -> None:
     """Write the journal of what was left out in the end."""
-    lines = (canonical_json(record.to_json()) + b"\n" for record in records)
-    atomic_write(out / f"{LEFT_OUT}.jsonl", b"".join(lines))
+    with AtomicFile(out / f"{LEFT_OUT}.jsonl") as file:
+        for record in records:
+            file.write(canonical_json(record.to_json()) + b"\n")
 
 
-def near_duplicates(rows: Iterable[Row], threshold: float | None) -> dict[str, str]:
-    """Return the records of rows that repeat an earlier one; to each, the record of the first row that it is like.
+def with_repeats(
+    rows: Iterable[tuple[Draft | Revision, Row]], threshold: float | None
+) -> Iterator[tuple[Draft | Revision, Row, str | None]]:
+    """Yield each answer and its row with the record of the first row that it is like, or None.
 
     Prompt and answer are compared together, so that one refusal may serve many prompts. The rows' own order decides,
-    which is that of the prompts and rounds.
+    which is that of the prompts and rounds. What is compared lies on disk: see `cai.generate.near`.
     """
-    if threshold is None:
-        return {}
-    found: dict[str, str] = {}
-    with NearDuplicates(threshold) as seen:
-        for row in rows:
-            first = seen.like(row["record"], "\n".join(turn["content"] for turn in row["messages"]))
-            if first is not None:
-                found[row["record"]] = first
-    return found
+    with contextlib.ExitStack() as stack:
+        seen = stack.enter_context(NearDuplicates(threshold)) if threshold is not None else None
+        for answer, row in rows:
+            text = "\n".join(turn["content"] for turn in row["messages"])
+            yield answer, row, seen.like(row["record"], text) if seen else None
 
 
 def _with_thinking(row: Row, thinking: str, config: ThinkingConfig) -> Row:

@@ -6,26 +6,31 @@ for each other and a run that was cut off owes at most one window's step. Every 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from cai.constitution import Constitution, Principle, check_tags, draw, draw_balanced, load_constitution
 from cai.engines.base import Engine, Failure, Generated, GenerateRequest, Sampling
 from cai.engines.build import build_engine
+from cai.engines.spending import Spending
 from cai.generate.config import GenerateConfig
-from cai.generate.finish import finish
+from cai.generate.finish import JOURNALS, finish
 from cai.generate.form import Asked, form_of
+from cai.generate.plan import Job, jobs, share
 from cai.generate.quality import Candidate, fault
+from cai.generate.shard import Shard
 from cai.generate.thinking import cut, split_thinking
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import progress
+from cai.records.inputs import check_unchanged, file_hashes, hold_inputs
 from cai.records.journal import Journal, rank_path
-from cai.records.loaders import load_prompts
+from cai.records.loaders import PromptSet
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Critique, Draft, Dropped, Prompt, Provenance, Record, Revision, short
 from cai.records.trim import to_last_sentence
+from cai.stopping import stoppable
 from cai.storage import seed_from
 from cai.types import FinishReason
-from cai.windows import windows
 
 R = TypeVar("R", bound=Record)
 
@@ -78,17 +83,38 @@ def run_generate(config: GenerateConfig) -> None:
     """Make drafts, critiques and revisions of a set of prompts, and the chat rows to finetune on.
 
     Writes drafts.jsonl, critiques.jsonl and revisions.jsonl (journals), sft.jsonl (rows with `messages`),
-    left_out.jsonl (rows that repeat others) and result.json to `config.out`. Raises InputError for unusable inputs,
-    before the model is loaded.
+    left_out.jsonl (rows that repeat others) and result.json to `config.out`, or for a shard to its folder there.
+    Raises InputError for unusable inputs, before the model is loaded, and KeyboardInterrupt after Ctrl-C, when what was
+    under way is done.
     """
+    config = in_own_folder(config)
     constitution = load_constitution(config.constitution)
     check_tags(constitution, tuple(config.tags), config.constitution)
-    prompts = load_prompts(config.prompts)
-    with Pipeline(config, constitution, build_engine(config.engine)) as pipeline:
+    hashes = file_hashes(config.prompts)
+    prompts = read_prompts(config)
+    engine = build_engine(config.engine)
+    made_by = {"engine": engine.name, "model": engine.model, "constitution": constitution.digest, "prompts": hashes}
+    hold_inputs(config.out, {**config.making, **made_by})
+    with stoppable(), Pipeline(config, constitution, engine) as pipeline:
         pipeline.run(prompts)
     wait_for_all()
     if is_main():
+        check_unchanged(config.prompts, hashes)
         finish(config, prompts)
+
+
+def in_own_folder(config: GenerateConfig) -> GenerateConfig:
+    """Return the config with the folder that is really written to: a shard's lies in that of the whole."""
+    if config.shard is None:
+        return config
+    return config.model_copy(update={"out": config.out / Shard.of_text(config.shard).folder})
+
+
+def read_prompts(config: GenerateConfig) -> PromptSet:
+    """Read the prompts, and with ``keep_going`` write what is wrong with the others to rejected.jsonl."""
+    # Every process reads them; one writes what it rejects.
+    rejected = config.out / rank_path(Path(), "rejected", rank()) if config.keep_going else None
+    return PromptSet.load(config.prompts, held_out=config.held_out, rejected=rejected)
 
 
 class Pipeline:
@@ -98,9 +124,8 @@ class Pipeline:
         """Open this process's journals."""
         self._config, self._constitution, self._engine = config, constitution, engine
         self._form = form_of(config.format, constitution, engine)
-        self._journals = {
-            name: Journal(rank_path(config.out, name, rank())) for name in ("drafts", "critiques", "revisions")
-        }
+        self._spending = Spending(config.budget, config.out, engine)
+        self._journals = {name: Journal(rank_path(config.out, name, rank())) for name in JOURNALS}
 
     def __enter__(self) -> Self:
         """Return itself: the journals are open since construction."""
@@ -108,29 +133,32 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         """Close the journals."""
+        self._spending.note()
         for journal in self._journals.values():
             journal.close()
 
-    def run(self, prompts: Sequence[Prompt]) -> None:
+    def run(self, prompts: PromptSet) -> None:
         """Take every prompt of this process's windows through all rounds."""
         config = self._config
-        jobs = [
-            (window, samples, rounds)
-            for kind, samples, rounds in (
-                ("red_team", config.drafts_per_prompt, config.rounds),
-                ("helpful", config.helpful_per_prompt, 0),
-            )
-            for window in windows((prompt for prompt in prompts if prompt.kind == kind), config.window)
-        ][rank() :: world()]
-        steps = 2 if config.critique else 1
-        total = sum(len(window) * samples * (1 + rounds * steps) for window, samples, rounds in jobs)
+        shard = Shard.of_text(config.shard) if config.shard else None
+
+        def own() -> Iterator[Job]:
+            return share(jobs(config, prompts.counts), shard, rank=rank(), world=world())
+
+        total = sum(job.texts(critique=config.critique) for job in own())
         done = sum(len(journal.records) for journal in self._journals.values())
         with progress("generate", total, "texts", done=done, quiet=not is_main()) as bar:
-            self._on_record: Callable[[Record], None] = lambda record: bar.advance()
-            for window, samples, rounds in jobs:
-                chains = self._draft(window, samples)
-                for number in range(1, rounds + 1):
+            self._bar = bar
+            for job in own():
+                chains = self._draft(prompts.part(job.kind, job.start, job.stop), job.samples)
+                for number in range(1, job.rounds + 1):
                     chains = self._round(chains, number)
+                self._spending.note()
+
+    def _count(self, record: Record) -> None:
+        if isinstance(record, Dropped):
+            self._spending.tally.dropped(record.reason)
+        self._bar.advance(1, self._spending.tally.note())
 
     def _sampling(self, tokens: int | None = None) -> Sampling:
         """Return how a step samples: at most so many tokens, and those for thinking."""
@@ -223,10 +251,10 @@ class Pipeline:
 
         def work(items: Sequence[Planned[Question]]) -> Iterator[Record]:
             asked = {item.key: item.work for item in items}
-            for result in self._engine.generate([self._request(step, item) for item in items]):
+            for result in self._spending.answers([self._request(step, item) for item in items]):
                 yield self._record(step, asked[result.id], result)
 
-        fulfil(plan, step.journal, work, window=max(1, len(plan)), on_record=self._on_record)
+        fulfil(plan, step.journal, work, window=max(1, len(plan)), on_record=self._count)
         found = ((item.work, step.journal.records[item.key]) for item in plan)
         return [(question, record) for question, record in found if isinstance(record, cls)]
 

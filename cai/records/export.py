@@ -4,12 +4,12 @@ Soft labels add one column: `chosen_prob`, the probability that `chosen` is the 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from cai.records.schema import Draft, Preference, Prompt, Provenance, Record, Revision
-from cai.storage import atomic_write
+from cai.records.schema import Draft, Preference, Prompt, PromptKind, Provenance, Record, Revision
+from cai.storage import AtomicFile
 from cai.types import Dialogue
 
 Row = dict[str, Any]
@@ -20,31 +20,19 @@ def turns(dialogue: Dialogue) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in dialogue]
 
 
-def chat_rows(
-    prompts: Sequence[Prompt], drafts: Iterable[Record], revisions: Iterable[Record], *, keep: Literal["all", "last"]
-) -> list[Row]:
-    """Return what the supervised stage trains on, in the order of the prompts.
+def chat_row(prompt: Prompt, answer: Draft | Revision) -> Row:
+    """Return the row that trains on one answer."""
+    messages = [*turns(prompt.messages), {"role": "assistant", "content": answer.text}]
+    about = {"kind": prompt.kind, "category": prompt.category, "constitution": under(answer.provenance)}
+    return {"messages": messages, **about, "record": answer.id}
 
-    Red-team prompts give their revisions (of ``all`` rounds, as in Bai et al. 2022, section 3.1, or the ``last``
-    round's), helpful prompts their drafts. A red-team draft is never trained on.
+
+def trained_on(answer: Record, kind: PromptKind | None) -> bool:
+    """Tell whether an answer to a prompt of a kind may become a row (Bai et al. 2022, section 3.1).
+
+    Red-team prompts give their revisions, helpful prompts their drafts. A red-team draft is never trained on.
     """
-    answers: dict[str, list[tuple[int, str, str, str]]] = {prompt.id: [] for prompt in prompts}
-    kinds = {prompt.id: prompt.kind for prompt in prompts}
-    for record in (*drafts, *revisions):
-        if isinstance(record, Revision) and record.prompt in answers:
-            answers[record.prompt].append((record.round, record.id, record.text, under(record.provenance)))
-        elif isinstance(record, Draft) and kinds.get(record.prompt) == "helpful":
-            answers[record.prompt].append((0, record.id, record.text, under(record.provenance)))
-    rows: list[Row] = []
-    for prompt in prompts:
-        made = sorted(answers[prompt.id])
-        last = made[-1][0] if made else 0
-        for number, identity, text, digest in made:
-            if keep == "all" or number == last:
-                messages = [*turns(prompt.messages), {"role": "assistant", "content": text}]
-                about = {"kind": prompt.kind, "category": prompt.category, "constitution": digest}
-                rows.append({"messages": messages, **about, "record": identity})
-    return rows
+    return (isinstance(answer, Revision) and kind is not None) or (isinstance(answer, Draft) and kind == "helpful")
 
 
 def preference_rows(preferences: Iterable[Preference]) -> list[Row]:
@@ -77,5 +65,11 @@ def under(provenance: Provenance | None) -> str:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as JSON lines, atomically; raises ValueError for a number that is not finite."""
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n" for row in rows)
-    atomic_write(path, b"".join(lines))
+    with AtomicFile(path) as file:
+        for row in rows:
+            file.write(json_line(row))
+
+
+def json_line(row: Row) -> bytes:
+    """Return a row as a line of JSON; raises ValueError for a number that is not finite."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"

@@ -4,14 +4,14 @@ A line that was torn by a crash is the last one; it is cut off when the journal 
 owed again. Anything else that can't be read is damage, and is named by path and line.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from cai.errors import StorageError
-from cai.records.schema import TYPES, Record
+from cai.records.index import Place, Records
+from cai.records.schema import Record
 from cai.storage import append_whole, canonical_json, fsync_folder, storing
 
 R = TypeVar("R", bound=Record)
@@ -22,44 +22,7 @@ def read_journal(path: Path) -> Iterator[Record]:
 
     Raises StorageError for a line that is damaged, or whose work an earlier line has done.
     """
-    return (record for record, _ in _lines(path))
-
-
-def _lines(path: Path) -> Iterator[tuple[Record, int]]:
-    """Yield each record of a journal with the length of its line."""
-    first: dict[str, int] = {}
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                record = _parse(line, path, number)
-                if record.key in first:
-                    raise _damaged(path, number, f"the same key as line {first[record.key]}")
-                first[record.key] = number
-                yield record, len(line)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StorageError(f"{path}: can't be read: {error.strerror or error}; mend that and run again") from error
-
-
-def _parse(line: bytes, path: Path, number: int) -> Record:
-    try:
-        row = json.loads(line.decode("utf-8"))
-        cls = TYPES.get(row["type"])
-        if cls is None:
-            raise ValueError(f"no record is called {row['type']!r}")
-        return cls.from_json(row)
-    except KeyError as error:
-        raise _damaged(path, number, f"no field {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise _damaged(path, number, " ".join(str(error).split()[:40])) from error
-
-
-def _damaged(path: Path, number: int, why: str) -> StorageError:
-    fix = "restore the file, or remove the stage's folder to make it again"
-    return StorageError(f"{path}:{number}:1: damaged record ({why}); {fix}")
+    return (record for record, _ in Records().scan(path))
 
 
 def of_type(records: Iterable[Record], cls: type[R]) -> list[R]:
@@ -76,15 +39,17 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Open or create the file, read what is there, and cut off a torn last line."""
         self.path = path
-        self.records: dict[str, Record] = {}
+        self.records = Records()
+        """What is in the file: a record is read from there when it is asked for."""
         self._end = 0
-        for record, length in _lines(path):
-            self.records[record.key] = record
-            self._end += length
+        for _, place in self.records.scan(path):
+            self._end += place.length
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             created = not path.exists()
-            self._file = path.open("ab", buffering=0)
+            # A link in the file's place could lead to somebody's input.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._file = os.fdopen(os.open(path, flags, 0o644), "ab", buffering=0)
             if created:
                 fsync_folder(path.parent)
             if os.fstat(self._file.fileno()).st_size > self._end:
@@ -112,8 +77,8 @@ class Journal:
                     "disk kept half a record: stop the other, then give the same command again"
                 )
             append_whole(self._file, line)
+        self.records.add(record.key, Place(self.path, len(self.records) + 1, self._end, len(line)))
         self._end += len(line)
-        self.records[record.key] = record
 
     def close(self) -> None:
         """Close the file."""
@@ -133,14 +98,15 @@ def rank_path(folder: Path, name: str, rank: int) -> Path:
     return folder / (f"{name}.jsonl" if rank == 0 else f"{name}.rank{rank}.jsonl")
 
 
-def read_ranks(folder: Path, name: str) -> dict[str, Record]:
+def read_ranks(folder: Path, name: str) -> Records:
     """Return the records of all ranks' journals of one name, by key.
 
     Two ranks can hold the same key after a restart on another number of processes; the lower rank's record is taken.
     """
-    found: dict[str, Record] = {}
-    paths = [rank_path(folder, name, 0), *folder.glob(f"{name}.rank*.jsonl")]
-    for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
-        for record in read_journal(path):
-            found.setdefault(record.key, record)
-    return found
+    return Records(rank_paths(folder, name))
+
+
+def rank_paths(folder: Path, name: str) -> list[Path]:
+    """Return the files of all ranks' journals of one name, the lowest rank's first."""
+    paths = {rank_path(folder, name, 0), *folder.glob(f"{name}.rank*.jsonl")}
+    return sorted(paths, key=lambda path: (len(path.name), path.name))

@@ -4,15 +4,20 @@ A row of a prompt file has `prompt` (a text, or an hh-rlhf transcript) or `messa
 may have `category` and `kind`. Bad rows are all named by line before anything else happens.
 """
 
-import csv
 import json
 import re
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, cast, get_args
+from typing import Any, NamedTuple, Self, cast, get_args
 
 from cai.errors import InputError, Problem
+from cai.records.index import open_table
+from cai.records.rows import MOST_SHOWN, BadRow, Row, scan_rows
+from cai.records.rows import read_rows as read_rows
 from cai.records.schema import Prompt, PromptKind
+from cai.records.splits import said_in
+from cai.storage import AtomicFile
 from cai.types import Dialogue, Message, Role
 
 PACKAGED: dict[str, PromptKind] = {"red_team": "red_team", "benign": "benign", "helpful": "helpful"}
@@ -29,35 +34,190 @@ def packaged_prompts(name: str) -> Path:
     return _DATA / f"{name}.jsonl"
 
 
+MOST_PROBLEMS = 1_000
+"""Bad rows whose problem is remembered; more are counted."""
+
+
+class Position(NamedTuple):
+    """Where a prompt stands in its set."""
+
+    place: int
+    """Among all, from 0."""
+    kind: PromptKind
+    number: int
+    """Among those of its kind, from 0."""
+
+
+class PromptSet:
+    """The prompts of some files, each once and in their order, in a table on disk: memory is the same for any number.
+
+    `read` counts the rows, `repeated` those that said an earlier prompt again, `rejected` those that were of no use.
+    """
+
+    def __init__(self, prompts: Iterable[Prompt] = ()) -> None:
+        """Hold these prompts."""
+        self.read = self.repeated = self.rejected = 0
+        self.counts: dict[PromptKind, int] = dict.fromkeys(get_args(PromptKind), 0)
+        self._table = open_table(
+            "CREATE TABLE prompts (place INTEGER PRIMARY KEY, key TEXT UNIQUE, id TEXT UNIQUE, kind TEXT,"
+            " number INTEGER, row TEXT, origin TEXT, UNIQUE (kind, number))",
+            "CREATE TABLE names (name TEXT PRIMARY KEY, key TEXT, line INTEGER) WITHOUT ROWID",
+            "CREATE TABLE held_out (said TEXT PRIMARY KEY, origin TEXT) WITHOUT ROWID",
+        )
+        weakref.finalize(self, self._table.close)
+        for prompt in prompts:
+            self._add(prompt, "")
+
+    @classmethod
+    def load(
+        cls,
+        paths: Iterable[Path],
+        *,
+        kind: PromptKind = "red_team",
+        held_out: Iterable[Path] = (),
+        rejected: Path | None = None,
+    ) -> Self:
+        """Read prompt files; `kind` is what a row is that does not say so itself.
+
+        Raises InputError naming every bad row (up to 20 are shown), those among them whose prompt is in the files
+        `held_out`. With `rejected`, bad rows and repeated ones are written to that file with their reasons instead, and
+        what is raised is only what concerns a whole file.
+        """
+        found = cls()
+        for path in held_out:
+            for prompt in cls.load([path], kind=kind):
+                said = said_in(prompt)
+                found._table.execute("INSERT OR IGNORE INTO held_out VALUES (?, ?)", (said, str(path)))
+        if rejected is None:
+            found._load(paths, kind, None)
+        else:
+            with AtomicFile(rejected) as file:
+                found._load(paths, kind, file)
+        return found
+
+    def _load(self, paths: Iterable[Path], kind: PromptKind, rejected: AtomicFile | None) -> None:
+        problems: list[Problem] = []
+        for path in paths:
+            before = self.read
+            try:
+                for bad in self._bad_rows(path, kind, every=rejected is not None):
+                    if rejected is not None:
+                        rejected.write(_rejection(bad))
+                    elif len(problems) < MOST_PROBLEMS:
+                        problems.append(bad.problem)
+                if self.read == before:
+                    raise InputError(Problem(str(path), 0, 0, "no prompts", "give a file with at least one"))
+            except InputError as error:
+                problems += error.problems
+        if problems:
+            raise InputError(problems, more=max(0, self.rejected - MOST_PROBLEMS) if rejected is None else 0)
+        if not len(self) and self.read:
+            names = ", ".join(sorted({str(path) for path in paths}))
+            raise InputError(Problem(names, 0, 0, f"none of {self.read} rows is a prompt", "see rejected.jsonl"))
+
+    def _bad_rows(self, path: Path, kind: PromptKind, *, every: bool) -> Iterator[BadRow]:
+        """Take in the rows of a file and yield those that are of no use; also repeated ones if `every`."""
+        for line, row in scan_rows(path):
+            self.read += 1
+            if isinstance(row, BadRow):
+                self.rejected += 1
+                yield row
+                continue
+            if path.suffix.lower() != ".jsonl" and not row.keys() & {"prompt", "messages"}:
+                # A table without the column lacks it in every row: said once.
+                raise InputError(_problem(path, 1, _no_prompt(row)))
+            try:
+                prompt = prompt_of(row, kind=kind, source=path.name)
+                self._check_name(row, prompt, path, line)
+                self._check_held_out(prompt)
+            except ValueError as error:
+                self.rejected += 1
+                yield BadRow(_problem(path, line, error), _shown(row))
+                continue
+            first = self._add(prompt, f"{path}:{line}")
+            if first is not None:
+                self.repeated += 1
+                if every:
+                    problem = f"the prompt of {first} again"
+                    yield BadRow(Problem(str(path), line, 1, problem, "each prompt is taken once"), _shown(row))
+
+    def _check_name(self, row: Row, prompt: Prompt, path: Path, line: int) -> None:
+        """Raise ValueError when another row of the file has this row's id and another prompt."""
+        name = row.get("id")
+        if "schema" in row or not isinstance(name, str | int):
+            return
+        named = f"{path}\n{name}"
+        insert = "INSERT OR IGNORE INTO names VALUES (?, ?, ?)"
+        if not self._table.execute(insert, (named, prompt.key, line)).rowcount:
+            key, first = self._table.execute("SELECT key, line FROM names WHERE name = ?", (named,)).fetchone()
+            if key != prompt.key:
+                raise ValueError(f"the id {name!r} is there already, in line {first}; give each row its own")
+
+    def _check_held_out(self, prompt: Prompt) -> None:
+        found = self._table.execute("SELECT origin FROM held_out WHERE said = ?", (said_in(prompt),)).fetchone()
+        if found is not None:
+            raise ValueError(f"held out for evaluation in {found[0]}; take the row out")
+
+    def _add(self, prompt: Prompt, origin: str) -> str | None:
+        """Add a prompt; return where it stands already, if it does."""
+        place, number = len(self), self.counts[prompt.kind]
+        added = self._table.execute(
+            "INSERT OR IGNORE INTO prompts VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (place, prompt.key, prompt.id, prompt.kind, number, prompt.model_dump_json(), origin),
+        )
+        if added.rowcount:
+            self.counts[prompt.kind] += 1
+            return None
+        found = self._table.execute("SELECT origin FROM prompts WHERE key = ?", (prompt.key,)).fetchone()
+        return str(found[0])
+
+    def __len__(self) -> int:
+        """Return how many different prompts there are."""
+        return sum(self.counts.values())
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """Yield the prompts in their order."""
+        for (row,) in self._table.execute("SELECT row FROM prompts ORDER BY place"):
+            yield _prompt(row)
+
+    def part(self, kind: PromptKind, start: int, stop: int) -> tuple[Prompt, ...]:
+        """Return the prompts of a kind from one number to the one before another."""
+        query = "SELECT row FROM prompts WHERE kind = ? AND number >= ? AND number < ? ORDER BY number"
+        return tuple(_prompt(row) for (row,) in self._table.execute(query, (kind, start, stop)))
+
+    def position(self, identity: str) -> Position | None:
+        """Return where the prompt of an id stands; None for one that is not here."""
+        query = "SELECT place, kind, number FROM prompts WHERE id = ?"
+        found = self._table.execute(query, (identity,)).fetchone()
+        return Position(*found) if found else None
+
+    def by_id(self, identity: str) -> Prompt | None:
+        """Return the prompt of an id; None for one that is not here."""
+        found = self._table.execute("SELECT row FROM prompts WHERE id = ?", (identity,)).fetchone()
+        return _prompt(found[0]) if found else None
+
+
+def _prompt(row: str) -> Prompt:
+    return Prompt.model_validate_json(row, strict=False)
+
+
+def _shown(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=True, default=str)[:MOST_SHOWN]
+
+
+def _rejection(bad: BadRow) -> bytes:
+    problem = bad.problem
+    place = {"path": problem.path, "line": problem.line, "col": problem.col}
+    row = {**place, "reason": problem.problem, "fix": problem.fix, "row": bad.raw}
+    return json.dumps(row, ensure_ascii=True).encode() + b"\n"
+
+
 def load_prompts(paths: Iterable[Path], *, kind: PromptKind = "red_team") -> list[Prompt]:
     """Read prompt files in their order, each prompt once.
 
     `kind` is what a row is that does not say so itself. Raises InputError naming every bad row (up to 20 are shown).
     """
-    prompts: dict[str, Prompt] = {}
-    problems: list[Problem] = []
-    for path in paths:
-        try:
-            before = len(problems)
-            found = False
-            for line, row in read_rows(path):
-                found = True
-                if path.suffix.lower() != ".jsonl" and not row.keys() & {"prompt", "messages"}:
-                    # A table without the column lacks it in every row: said once.
-                    problems.append(_problem(path, 1, _no_prompt(row)))
-                    break
-                try:
-                    prompt = prompt_of(row, kind=kind, source=path.name)
-                    prompts.setdefault(prompt.key, prompt)
-                except ValueError as error:
-                    problems.append(_problem(path, line, error))
-            if not found and len(problems) == before:
-                problems.append(Problem(str(path), 0, 0, "no prompts", "give a file with at least one"))
-        except InputError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise InputError(problems)
-    return list(prompts.values())
+    return list(PromptSet.load(paths, kind=kind))
 
 
 def _problem(path: Path, line: int, error: ValueError) -> Problem:
@@ -171,97 +331,6 @@ def _empty(number: int) -> str:
 def _check_unicode(text: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("the text holds half of a surrogate pair; save it as proper UTF-8")
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, row) of a .jsonl, .csv or .parquet file; in Parquet, the line is the row's number.
-
-    Raises InputError for a file that is missing or of another kind and, after the good rows, for lines that can't be
-    read.
-    """
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    if path.is_dir():
-        raise InputError(Problem(str(path), 0, 0, "this is a folder", "name a file"))
-    if path.suffix.lower() not in readers:
-        raise InputError(Problem(str(path), 0, 0, "not a file of rows", f"use one of {', '.join(readers)}"))
-    if not path.is_file():
-        raise InputError(Problem(str(path), 0, 0, "no such file", "check the path"))
-    try:
-        yield from readers[path.suffix.lower()](path)
-    except OSError as error:
-        raise InputError(Problem(str(path), 0, 0, f"can't be read: {error.strerror or error}", "check it")) from error
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    problems: list[Problem] = []
-    with path.open("rb") as file:
-        for number, line in _decoded(file, path, problems):
-            if line is None or not line.strip():
-                continue
-            try:
-                row = json.loads(line.rstrip("\r\n"), parse_constant=_refuse_constant)
-            except json.JSONDecodeError as error:
-                problems.append(Problem(str(path), number, error.colno, f"bad JSON: {error.msg}", "mend the line"))
-            except (ValueError, RecursionError) as error:
-                why = "nested too deep" if isinstance(error, RecursionError) else str(error)
-                problems.append(Problem(str(path), number, 1, f"bad JSON: {why}", "mend the line"))
-            else:
-                if isinstance(row, dict):
-                    yield number, row
-                else:
-                    problems.append(Problem(str(path), number, 1, "not a JSON object", "write one object per line"))
-    if problems:
-        raise InputError(problems)
-
-
-def _decoded(file: IO[bytes], path: Path, problems: list[Problem]) -> Iterator[tuple[int, str | None]]:
-    """Yield the lines of a file with their numbers; None for one that is not UTF-8, which is added to the problems."""
-    for number, raw in enumerate(file, start=1):
-        try:
-            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            problems.append(Problem(str(path), number, error.start + 1, "not UTF-8", "save the file as UTF-8"))
-            yield number, None
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    problems: list[Problem] = []
-    with path.open("rb") as file:
-        lines = (line if line is not None else "" for _, line in _decoded(file, path, problems))
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            for row in reader:
-                within = sum(value.count("\n") for value in row.values() if isinstance(value, str))
-                line = reader.line_num - within
-                if None in row:
-                    fix = "put a text that has commas in quotes"
-                    problems.append(Problem(str(path), line, 1, "more fields than the header names", fix))
-                else:
-                    yield line, row
-        except csv.Error as error:
-            problems.append(Problem(str(path), reader.reader.line_num, 1, f"bad CSV: {error}", "mend the quotes"))
-    if problems:
-        raise InputError(problems)
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        why = str(error).partition("\n")[0]
-        raise InputError(Problem(str(path), number + 1, 1, f"bad Parquet: {why}", "make the file again")) from error
 
 
 def take_evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from cai.errors import InputError, Problem
 from cai.records.export import preference_rows
-from cai.records.loaders import dialogue_of, read_rows
+from cai.records.loaders import dialogue_of
+from cai.records.rows import read_rows
 from cai.records.schema import Dropped, Preference, short
 from cai.types import Dialogue
 

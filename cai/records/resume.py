@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from cai.errors import EngineError
 from cai.records.journal import Journal
 from cai.records.schema import Record
+from cai.stopping import stop_if_asked
 
 T = TypeVar("T")
 
@@ -56,13 +57,14 @@ def fulfil(
 
     `work` gets a window and yields one record per item, in any order; `on_record` hears of each new one (progress).
     `done_elsewhere` tells keys that another rank's journal holds. Raises EngineError when the work leaves an item of a
-    window without a record; what came is kept.
+    window without a record; what came is kept. Between windows it stops if that was asked for (`cai.stopping`).
     """
 
     def done(key: str) -> bool:
         return key in journal or done_elsewhere(key)
 
     for items in open_windows(plan, done, size=window, rank=rank, world=world):
+        stop_if_asked()
         for record in work(items):
             if not done(record.key):
                 journal.append(record)

@@ -181,10 +181,15 @@ class Preference(Record):
     principles: tuple[str, ...] = ()
     prob_a_by_order: tuple[float, ...] = ()
     spread: float | None = None
-    """How far the votes of several principles disagree: the standard deviation of their logits."""
+    """How far the votes of several principles disagree: the standard deviation of their logits. No field at all where
+    nobody counted it."""
     kind: PromptKind = "red_team"
     category: str = ""
     provenance: Provenance | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_spread(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in fields(self).items() if name != "spread" or value is not None}
 
 
 class EvalResult(Record):

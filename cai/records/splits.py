@@ -22,10 +22,14 @@ def _normal(text: str) -> str:
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
+def said_in(prompt: Prompt) -> str:
+    """Return a hash of what the person says in a prompt: the same for prompts that differ in form only."""
+    return digest(["split", [_normal(message.content) for message in prompt.messages if message.role == "user"]])
+
+
 def is_held_out(prompt: Prompt, *, share: float = HELD_OUT_SHARE) -> bool:
     """Tell whether a prompt is kept for evaluation, by a hash of what the person says in it."""
-    said = [_normal(message.content) for message in prompt.messages if message.role == "user"]
-    return int(digest(["split", said])[:12], 16) < share * 16**12
+    return int(said_in(prompt)[:12], 16) < share * 16**12
 
 
 def split(prompts: Iterable[P], *, share: float = HELD_OUT_SHARE) -> tuple[list[P], list[P]]:

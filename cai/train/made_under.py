@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from cai.records.loaders import read_rows
+from cai.records.rows import read_rows
 
 NAME = "cai.json"
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from cai.generate.config import GenerateConfig
-from cai.generate.finish import finish, near_duplicates
+from cai.generate.finish import finish, with_repeats
+from cai.records.export import chat_row
 from cai.records.journal import Journal, of_type, rank_path, read_journal
+from cai.records.loaders import PromptSet
 from cai.records.schema import Draft, Dropped, Prompt, Provenance, Record, Revision
 from cai.types import Message
 
@@ -62,7 +64,7 @@ def revisions() -> list[Record]:
 
 def test_a_row_that_repeats_another_is_left_out_and_kept_with_its_reason(tmp_path: Path) -> None:
     write(tmp_path, "revisions", revisions())
-    finish(config(tmp_path), PROMPTS)
+    finish(config(tmp_path), PromptSet(PROMPTS))
     rows = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
     assert [row["messages"][-1]["content"][:10] for row in rows] == ["I can't he", "Nobody sho"]
     [left_out] = of_type(read_journal(tmp_path / "left_out.jsonl"), Dropped)
@@ -78,7 +80,7 @@ def test_a_row_that_repeats_another_is_left_out_and_kept_with_its_reason(tmp_pat
 
 def test_all_is_kept_when_asked(tmp_path: Path) -> None:
     write(tmp_path, "revisions", revisions())
-    finish(config(tmp_path, near_duplicates=None), PROMPTS)
+    finish(config(tmp_path, near_duplicates=None), PromptSet(PROMPTS))
     assert len((tmp_path / "sft.jsonl").read_text().splitlines()) == 3
     assert (tmp_path / "left_out.jsonl").read_bytes() == b""
 
@@ -89,29 +91,28 @@ def test_who_wrote_what_makes_no_difference(tmp_path: Path) -> None:
     write(two, "revisions", revisions()[2:])
     write(two, "revisions", revisions()[1::-1], rank=1)
     for out in (one, two):
-        finish(config(out), PROMPTS)
+        finish(config(out), PromptSet(PROMPTS))
     for name in ("sft.jsonl", "left_out.jsonl", "result.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 def test_finishing_again_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path, "revisions", revisions())
-    finish(config(tmp_path), PROMPTS)
+    finish(config(tmp_path), PromptSet(PROMPTS))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    finish(config(tmp_path), PROMPTS)
+    finish(config(tmp_path), PromptSet(PROMPTS))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_one_refusal_may_serve_many_prompts() -> None:
-    def row(question: str, said: str, record: str) -> dict[str, object]:
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
-        return {"messages": turns, "record": record}
-
-    short = [row(each.text, "I can't help with that.", each.id) for each in PROMPTS]
-    assert near_duplicates(short, 0.85) == {}
-    again = [*short, {**short[0], "record": "again"}]
-    assert near_duplicates(again, 0.85) == {"again": PROMPTS[0].id}
-    assert near_duplicates(again, None) == {}
+    short = "I can't help with that."
+    answers = [revision(each, short, 1, f"k{number}") for number, each in enumerate(PROMPTS)]
+    rows = [(answer, chat_row(each, answer)) for each, answer in zip(PROMPTS, answers, strict=True)]
+    assert [first for *_, first in with_repeats(rows, 0.85)] == [None, None]
+    again = revision(PROMPTS[0], short, 2, "again")
+    rows.append((again, chat_row(PROMPTS[0], again)))
+    assert [first for *_, first in with_repeats(rows, 0.85)] == [None, None, answers[0].id]
+    assert [first for *_, first in with_repeats(rows, None)] == [None, None, None]
 
 
 @pytest.mark.parametrize("keep", ["all", "last"])
@@ -119,6 +120,32 @@ def test_helpful_drafts_are_rows_too(tmp_path: Path, keep: str) -> None:
     helpful = Prompt.of((Message("user", "How do I boil an egg?"),), kind="helpful")
     draft = Draft(key="d", prompt=helpful.id, sample=0, text="Six minutes.", finish_reason="stop", provenance=MADE_BY)
     write(tmp_path, "drafts", [draft])
-    finish(config(tmp_path, keep=keep), [*PROMPTS, helpful])
+    finish(config(tmp_path, keep=keep), PromptSet([*PROMPTS, helpful]))
     [row] = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
     assert row["record"] == draft.id
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"), [("all", ["first", "second", "h1", "h2"]), ("last", ["second", "h1", "h2"])]
+)
+def test_rows_come_in_the_order_of_prompts_and_rounds(tmp_path: Path, keep: str, expected: list[str]) -> None:
+    helpful = Prompt.of((Message("user", "How do I boil an egg?"),), kind="helpful")
+    drafts: list[Record] = [
+        Draft(key=text, prompt=of.id, sample=0, text=text, finish_reason="stop", provenance=MADE_BY)
+        for text, of in (("h2", helpful), ("harm", PROMPTS[0]), ("h1", helpful), ("x", PROMPTS[1]))
+    ]
+    write(tmp_path, "drafts", drafts)
+    write(tmp_path, "revisions", [revision(PROMPTS[0], "second", 2, "k2"), revision(PROMPTS[0], "first", 1, "k1")])
+    finish(config(tmp_path, keep=keep, near_duplicates=None), PromptSet([*PROMPTS, helpful]))
+    rows = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
+    said = [row["messages"][-1]["content"] for row in rows]
+    assert [text for text in said if text[0] != "h"] == expected[:-2]
+    assert sorted(said[-2:]) == ["h1", "h2"]
+    assert [row["record"] for row in rows[-2:]] == sorted(row["record"] for row in rows[-2:])
+
+
+def test_what_a_killed_finish_left_is_removed(tmp_path: Path) -> None:
+    write(tmp_path, "revisions", revisions())
+    (tmp_path / ".sft.jsonl.abc.part").write_text("half")
+    finish(config(tmp_path), PromptSet(PROMPTS))
+    assert not list(tmp_path.glob(".*"))

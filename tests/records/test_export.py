@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cai.records.export import chat_rows, preference_rows, turns, write_rows
+from cai.records.export import chat_row, preference_rows, trained_on, turns, write_rows
 from cai.records.schema import Draft, Dropped, Prompt, PromptKind, Revision
 from cai.types import Message
 from tests.records.samples import PROVENANCE, asked, preference
@@ -13,7 +13,7 @@ def prompt(name: str, kind: PromptKind) -> Prompt:
     return Prompt.of(asked(name), kind=kind, category="c")
 
 
-RED, HELPFUL, BENIGN = prompt("red", "red_team"), prompt("helpful", "helpful"), prompt("benign", "benign")
+RED = prompt("red", "red_team")
 
 
 def draft(of: Prompt, text: str, sample: int = 0) -> Draft:
@@ -33,24 +33,6 @@ def revision(of: Prompt, text: str, number: int) -> Revision:
     )
 
 
-DRAFTS = [
-    draft(RED, "harm"),
-    draft(HELPFUL, "h1"),
-    draft(HELPFUL, "h2", 1),
-    draft(BENIGN, "b"),
-    draft(prompt("x", "helpful"), "x"),
-]
-REVISIONS = [
-    revision(RED, "second", 2),
-    revision(RED, "first", 1),
-    Dropped(key="k", stage="revision", prompt=RED.id, reason="empty"),
-]
-
-
-def answers(rows: list[dict[str, object]]) -> list[str]:
-    return [row["messages"][-1]["content"] for row in rows]  # type: ignore[index]
-
-
 def test_a_dialogue_becomes_messages_in_trls_form() -> None:
     assert turns((Message("system", "Be brief"), Message("user", "Hi"))) == [
         {"role": "system", "content": "Be brief"},
@@ -58,35 +40,23 @@ def test_a_dialogue_becomes_messages_in_trls_form() -> None:
     ]
 
 
-def test_red_team_prompts_give_the_revisions_of_all_rounds_and_helpful_ones_their_drafts() -> None:
-    rows = chat_rows([HELPFUL, BENIGN, RED], DRAFTS, REVISIONS, keep="all")
-    assert sorted(answers(rows)[:2]) == ["h1", "h2"]
-    assert answers(rows)[2:] == ["first", "second"]
-    assert [row["kind"] for row in rows] == ["helpful", "helpful", "red_team", "red_team"]
-    assert rows[2] == {
+def test_red_team_prompts_give_their_revisions_and_helpful_ones_their_drafts() -> None:
+    kinds: tuple[PromptKind, ...] = ("red_team", "helpful", "benign")
+    assert [trained_on(draft(RED, "x"), kind) for kind in kinds] == [False, True, False]
+    assert [trained_on(revision(RED, "x", 1), kind) for kind in kinds] == [True, True, True]
+    assert not trained_on(revision(RED, "x", 1), None), "its prompt is not in the set"
+    assert not trained_on(Dropped(key="k", stage="revision", prompt=RED.id, reason="empty"), "helpful")
+
+
+def test_a_row_says_what_it_is_made_of() -> None:
+    answer = revision(RED, "first", 1)
+    assert chat_row(RED, answer) == {
         "messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "first"}],
         "kind": "red_team",
         "category": "c",
         "constitution": PROVENANCE.constitution or "",
-        "record": REVISIONS[1].id,
+        "record": answer.id,
     }
-
-
-def test_the_last_round_alone_can_be_kept() -> None:
-    rows = chat_rows([RED, HELPFUL], DRAFTS, REVISIONS, keep="last")
-    assert answers(rows)[0] == "second"
-    assert sorted(answers(rows)[1:]) == ["h1", "h2"], "all samples of a helpful prompt are of its last round"
-
-
-@pytest.mark.parametrize("keep", ["all", "last"])
-def test_a_red_team_draft_is_never_trained_on(keep: str) -> None:
-    assert keep in ("all", "last")
-    assert chat_rows([RED], DRAFTS, [], keep="all" if keep == "all" else "last") == []
-
-
-def test_rows_do_not_depend_on_the_order_in_which_records_came() -> None:
-    rows = chat_rows([RED, HELPFUL], DRAFTS, REVISIONS, keep="all")
-    assert chat_rows([RED, HELPFUL], DRAFTS[::-1], REVISIONS[::-1], keep="all") == rows
 
 
 @pytest.mark.parametrize(

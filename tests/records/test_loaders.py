@@ -9,13 +9,14 @@ import pytest
 from cai.errors import InputError
 from cai.records.loaders import (
     PACKAGED,
+    PromptSet,
     dialogue_of,
     load_prompts,
     packaged_prompts,
-    read_rows,
     take_evenly,
     transcript_turns,
 )
+from cai.records.rows import read_rows
 from cai.records.schema import Prompt
 from cai.types import Message
 from tests.records.samples import asked, one_of_each
@@ -212,3 +213,70 @@ def test_the_choice_does_not_depend_on_the_files_order_and_a_larger_one_drops_no
 
     assert all(take(count) == take(count + 1)[:count] for count in range(17))
     assert [prompt.key for prompt in take_evenly(prompts[::-1], 8)] == take(8)
+
+
+# Sets on disk
+
+
+def many(folder: Path, count: int) -> Path:
+    rows = [{"prompt": f"Question {n}?", "kind": ("red_team", "helpful")[n % 2]} for n in range(count)]
+    return file(folder, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_set_gives_parts_places_and_prompts(tmp_path: Path) -> None:
+    prompts = PromptSet.load([many(tmp_path, 9)])
+    listed = load_prompts([tmp_path / "p.jsonl"])
+    assert list(prompts) == listed
+    assert prompts.counts == {"red_team": 5, "benign": 0, "helpful": 4}
+    assert prompts.part("helpful", 1, 3) == (listed[3], listed[5])
+    assert prompts.part("helpful", 3, 99) == (listed[7],)
+    assert prompts.position(listed[5].id) == (5, "helpful", 2)
+    assert prompts.by_id(listed[5].id) == listed[5]
+    assert prompts.position("none") is None
+    assert prompts.by_id("none") is None
+
+
+def test_what_is_rejected_and_what_is_taken_is_what_was_read(tmp_path: Path) -> None:
+    content = b'{"prompt": "a"}\n{"prompt": "a"}\n{"prompt": 3}\n\n{\n\xff\n{"prompt": "b"}\n'
+    prompts = PromptSet.load([file(tmp_path, content)], rejected=tmp_path / "rejected.jsonl")
+    assert [prompt.text for prompt in prompts] == ["a", "b"]
+    assert (prompts.read, len(prompts), prompts.repeated, prompts.rejected) == (6, 2, 1, 3)
+    rows = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["row"]) for row in rows] == [
+        (2, '{"prompt": "a"}'),
+        (3, '{"prompt": 3}'),
+        (5, "{"),
+        (6, "\ufffd"),
+    ]
+    assert rows[0]["reason"] == f"the prompt of {tmp_path / 'p.jsonl'}:1 again"
+    assert all(row["reason"] and row["fix"] and row["path"].endswith("p.jsonl") for row in rows)
+
+
+def test_a_file_of_which_nothing_is_left_is_refused_and_so_is_one_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of 2 rows is a prompt; see rejected"):
+        PromptSet.load([file(tmp_path, b"{}\n{}\n")], rejected=tmp_path / "rejected.jsonl")
+    with pytest.raises(InputError, match="no such file"):
+        PromptSet.load([tmp_path / "none.jsonl"], rejected=tmp_path / "rejected.jsonl")
+
+
+def test_an_id_belongs_to_one_prompt(tmp_path: Path) -> None:
+    rows = b'{"id": 7, "prompt": "a"}\n{"id": 7, "prompt": "a"}\n{"id": "7", "prompt": "b"}\n'
+    with pytest.raises(
+        InputError, match=r"p\.jsonl:3:1: the id '7' is there already, in line 1; give each row its own"
+    ):
+        load_prompts([file(tmp_path, rows)])
+
+
+def test_held_out_prompts_are_refused_in_whatever_form(tmp_path: Path) -> None:
+    held = file(tmp_path, b'{"prompt": "How do I boil an egg?"}\n', "held.jsonl")
+    path = file(tmp_path, b'{"prompt": "x"}\n{"prompt": "how do i BOIL an egg"}\n')
+    with pytest.raises(InputError, match=r"p\.jsonl:2:1: held out for evaluation in .*held\.jsonl; take the row out"):
+        PromptSet.load([path], held_out=[held])
+    assert len(PromptSet.load([path])) == 2
+
+
+def test_a_thousand_bad_rows_are_remembered_and_all_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_prompts([file(tmp_path, b"{}\n" * 1500)])
+    assert len(caught.value.problems) == 1000
+    assert str(caught.value).endswith("and 1480 more problems")
