@@ -10,7 +10,6 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from cai.cli.label import ANSWER_A
 from cai.cli.main import app
 from cai.config import load_config
 from cai.engines.scripted import ScriptedEngine
@@ -20,6 +19,7 @@ from cai.label import pipeline as label
 from cai.label.config import LabelConfig, PairsConfig, PairsKind
 from cai.records.loaders import load_prompts
 from cai.records.pairs import pair_of
+from cai.report.labels import ANSWER_A
 from tests.cli.test_generate import loud
 from tests.generate.test_grow import likes_all, writer
 from tests.label.test_pipeline import LengthJudge

@@ -17,15 +17,6 @@ from cai.errors import InputError, Problem
 if TYPE_CHECKING:
     from cai.report.labels import LabelView
 
-ANSWER_A = {
-    "samples": "the first sample",
-    "models": "the first model's",
-    "revisions": "the draft",
-    "best_of": "the earlier sample",
-    "contrast": "told the principle",
-}
-"""Which answer A is, by the kind of pairs."""
-
 SHOWN = 12
 """Reasons, and principles, that the tables list; `--json` has all."""
 
@@ -126,8 +117,8 @@ def show(view: "LabelView", console: Console) -> None:
 def _sentences(view: "LabelView") -> list[str]:
     from cai.report.words import percent, points
 
-    a = ANSWER_A.get(dict(view.summary).get("pairs", ""))
-    found = [f"A{f' ({a})' if a else ''} is the likelier in {percent(view.share_a)}"]
+    a = f"A ({view.answer_a})" if view.answer_a else "A"
+    found = [f"{a} is the likelier in {percent(view.share_a)}"]
     found.append(f"{percent(view.undecided)} of the labels lie between 0.4 and 0.6")
     if view.asked_twice:
         bias = f"{points(view.mean_bias)} points towards the first"

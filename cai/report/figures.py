@@ -128,7 +128,8 @@ def label_figures(labels: LabelView) -> list[Figure]:
     figures = [
         Figure(
             title="Soft labels",
-            note=f"{percent(labels.undecided)} of the labels lie between 0.4 and 0.6. Mass at both ends: a sure judge.",
+            note=f"{percent(labels.undecided)} of the labels lie between 0.4 and 0.6. Mass at both ends: a sure judge."
+            + (f" A: {labels.answer_a}." if labels.answer_a else ""),
             svg=spread,
         ),
         Figure(

@@ -12,6 +12,15 @@ from cai.report.files import Row, count, leaves
 BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Edges of the parts that a judge's sureness is counted in."""
 
+ANSWER_A = {
+    "samples": "the first sample",
+    "models": "the first model's",
+    "revisions": "the draft",
+    "best_of": "the earlier sample",
+    "contrast": "told the principle",
+}
+"""Which answer A is, by the kind of pairs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrincipleLabels:
@@ -61,6 +70,11 @@ class LabelView:
     def confidence(self) -> tuple[float, ...]:
         """Per label, the probability of the likelier answer."""
         return tuple(max(p, 1 - p) for p in self.prob_a)
+
+    @property
+    def answer_a(self) -> str:
+        """Which answer A is; "" where the stage did not say."""
+        return ANSWER_A.get(dict(self.summary).get("pairs", ""), "")
 
     @property
     def share_a(self) -> float | None:

@@ -119,7 +119,7 @@ def write_label(gen: Path, words: Words) -> None:
         )
         for n, order in enumerate(orders)
     ]
-    lost = Dropped(key="p9", stage="label", prompt="x", reason="abstained", text="")
+    lost = Dropped(key="p9", stage="label", prompt="x", reason=words("abstained"), text="")
     responses = [
         Draft(key=f"a{n}", prompt="x", sample=n, text="one", finish_reason="stop", provenance=MADE_BY)
         for n in range(10)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 from cai.report.figures import comparison_figures, label_figures, rate_figures, training_figures
@@ -23,3 +24,12 @@ def test_every_part_of_a_run_is_drawn(run_folder: Path) -> None:
     assert [one.title for one in training_figures(generation.training[2])] == [
         "Reward", "KL from the reference", "Length of answers",
     ]  # fmt: skip
+
+
+def test_votes_of_several_principles_get_a_figure_of_their_disagreement(run_folder: Path) -> None:
+    labels = replace(read_run(run_folder).generations[0].labels, spread=(0.2, 2.4), summary=(("pairs", "revisions"),))
+    soft, _, disagreement = label_figures(labels)
+    assert soft.note.endswith("A: the draft.")
+    assert disagreement.title == "Disagreement"
+    assert "Mean 1.3 logits" in disagreement.note
+    assert disagreement.svg.count('data-n="1"') == 2

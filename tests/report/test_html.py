@@ -118,7 +118,7 @@ def test_the_page_loads_nothing_and_says_so(run_folder: Path) -> None:
 def test_what_a_reader_looks_for_is_there(run_folder: Path) -> None:
     page = write_report(run_folder).read_text().replace("\N{NO-BREAK SPACE}", " ")
     for words in ("no difference shown", "95 % interval", "Do no harm", "empty critique", "Judge: contrastive",
-                  "2 min 56 s in all", "Not independent", "1e-05"):  # fmt: skip
+                  "2 min 56 s in all", "Not independent", "1e-05", "Without a label", "By principle"):  # fmt: skip
         assert words in page
     assert "Still owed" not in page
 

@@ -55,3 +55,8 @@ def test_what_has_no_label_is_counted_by_stage_and_reason() -> None:
     assert next(iter(view.drops.items())) == (("label", "tie"), 2)
     assert view.drops["response", "too_long"] == 1
     assert view.left_out == 3
+
+
+def test_which_answer_is_a_follows_from_the_kind_of_pairs() -> None:
+    assert read_labels([], [], {"pairs": "revisions"}).answer_a == "the draft"
+    assert read_labels([], [], {}).answer_a == ""
