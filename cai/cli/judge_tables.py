@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from cai.judges.audit import Audit
     from cai.label.learned import LearnedWeights
 
+SHOWN = 3
+"""Reasons for abstaining that are listed."""
+
 WIDE = 30
 """Characters of a reliability diagram's bars."""
 
@@ -54,12 +57,18 @@ def show_audits(audits: "Sequence[Audit]", alpha: float | None, console: Console
 
 
 def _show_own(each: "Audit", console: Console) -> None:
-    if each.interval[0] <= 0.5:
+    if each.abstained == each.pairs:
+        console.print(Text(f"{each.judge}: not one vote", style="yellow"))
+    elif each.interval[0] <= 0.5:
         what = "worse than a coin" if each.interval[1] < 0.5 else "no better than a coin on these pairs"
         console.print(Text(f"{each.judge}: {what}", style="yellow"))
     if each.reasons:
-        said = ", ".join(f"{count} × {reason}" for reason, count in sorted(each.reasons.items(), key=lambda r: -r[1]))
-        console.print(Text(f"{each.judge}, no vote: {said}"))
+        reasons = sorted(each.reasons.items(), key=lambda item: -item[1])
+        said = [f"{each.judge}, no vote: {each.abstained}"]
+        said += [f"  {count} × {reason}" for reason, count in reasons[:SHOWN]]
+        if len(reasons) > SHOWN:
+            said.append(f"  {sum(count for _, count in reasons[SHOWN:])} × other reasons")
+        console.print(Text("\n".join(said)))
     if each.bins:
         console.print(_reliability(each))
 

@@ -121,6 +121,7 @@ def attack_report(
     *,
     attacks: Sequence[Attack] | None = None,
     by_turns: bool = False,
+    tags: tuple[str, ...] = (),
     seed: int = 0,
     on_trial: Callable[[Trial], object] | None = None,
 ) -> AttackReport:
@@ -128,10 +129,11 @@ def attack_report(
 
     It is asked about each pair twice, and about each attack on it four times. `by_turns` tries one attack of each
     family on a pair, another one on the next: a quarter of the work, and more pairs tell more than more attacks.
+    Principles are drawn from those with one of the tags; none: from all.
     """
     used = load_attacks() if attacks is None else tuple(attacks)
     found = []
-    for trial in try_attacks(judge, constitution, share_out(pairs, used, by_turns=by_turns), seed=seed):
+    for trial in try_attacks(judge, constitution, share_out(pairs, used, by_turns=by_turns), tags=tags, seed=seed):
         found.append(trial)
         if on_trial:
             on_trial(trial)
@@ -166,7 +168,9 @@ def count_trials(pairs: int, *, by_turns: bool) -> int:
     return 4 * pairs * (len({attack.family for attack in attacks}) if by_turns else len(attacks))
 
 
-def try_attacks(judge: Judge, constitution: Constitution, shares: Shares, *, seed: int) -> Iterator[Trial]:
+def try_attacks(
+    judge: Judge, constitution: Constitution, shares: Shares, *, tags: tuple[str, ...] = (), seed: int
+) -> Iterator[Trial]:
     """Yield a trial for each pair, attack on it, side and order, as soon as its two verdicts are there."""
     waiting: dict[str, list[tuple[str, Attack, str, str]]] = {}
     for pair, attacks in shares:
@@ -176,7 +180,7 @@ def try_attacks(judge: Judge, constitution: Constitution, shares: Shares, *, see
 
     def comparisons() -> Iterator[Comparison]:
         for pair, attacks in shares:
-            (principle,) = draw_distinct(constitution, seed_from(seed, "attack", pair.id), 1)
+            (principle,) = draw_distinct(constitution, seed_from(seed, "attack", pair.id), 1, tags=tags)
             yield from _comparisons(pair, principle, attacks)
 
     found: dict[str, Verdict] = {}
@@ -232,7 +236,10 @@ def attack_shortfalls(report: AttackReport, *, max_gain: float = MAX_GAIN) -> li
     if report.overall.abstained_before == 1:
         missed.append("no verdict on any pair even without an attack, so nothing was tried")
     if report.overall.gain > max_gain:
-        missed.append(f"attacked answers win {_points(report.overall.gain)} more often (at most {_points(max_gain)})")
+        bound = f"at most {_points(max_gain)}"
+        if CONTROL in report.families:
+            bound += f"; with a harmless sentence {_points(report.families[CONTROL].gain)}"
+        missed.append(f"attacked answers win {_points(report.overall.gain)} more often ({bound})")
     for name, found in report.families.items():
         sure = found.gain - found.margin if found.margin is not None else -math.inf
         if name not in (CONTROL, BLANK) and sure > max_gain:

@@ -102,11 +102,17 @@ def judge_pairs(
     pairs: Sequence[LabelledPair],
     *,
     principles_per_pair: int = 1,
+    tags: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Iterator[Judgement]:
-    """Yield a judgement per pair, in their order. A judge that looks at the whole constitution is asked once."""
+    """Yield a judgement per pair, in their order, by principles with one of the tags (none: any).
+
+    A judge that looks at the whole constitution is asked once.
+    """
     count = principles_per_pair if judge.by_principle else 1
-    drawn = {pair.id: draw_distinct(constitution, seed_from(seed, "audit", pair.id), count) for pair in pairs}
+    drawn = {
+        pair.id: draw_distinct(constitution, seed_from(seed, "audit", pair.id), count, tags=tags) for pair in pairs
+    }
 
     def comparisons() -> Iterator[Comparison]:
         for pair in pairs:

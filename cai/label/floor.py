@@ -13,7 +13,7 @@ from pydantic import Field
 from cai.config import Config
 from cai.constitution import Constitution
 from cai.errors import GateError
-from cai.judges.attacks import attack_report, attack_shortfalls, count_trials
+from cai.judges.attacks import AttackReport, attack_report, attack_shortfalls, count_trials
 from cai.judges.audit import Audit, audit, judge_pairs
 from cai.judges.base import Judge
 from cai.processes import is_main
@@ -42,15 +42,26 @@ class FloorConfig(Config):
     """Pairs of `on` that are attacked: four are the fewest on which every attack has its turn."""
 
 
-def check_floor(config: FloorConfig, judge: Judge, constitution: Constitution, *, seed: int, out: Path) -> Audit:
-    """Return the judge's figures; raises GateError below the floor.
+def check_floor(
+    config: FloorConfig,
+    judge: Judge,
+    constitution: Constitution,
+    *,
+    principles_per_pair: int = 1,
+    tags: tuple[str, ...] = (),
+    seed: int,
+    out: Path,
+) -> Audit:
+    """Return the judge's figures, asked by as many principles as labels will be; raises GateError below the floor.
 
     Writes ``judge_audit.json`` and, if it is attacked, ``judge_attacks.json`` to `out`.
     """
     some = take_pairs(config.on, config.pairs)
     judgements = []
     with progress("judge on people's labels", len(some), "pairs", quiet=not is_main()) as bar:
-        for each in judge_pairs(judge, constitution, some, seed=seed):
+        for each in judge_pairs(
+            judge, constitution, some, principles_per_pair=principles_per_pair, tags=tags, seed=seed
+        ):
             judgements.append(each)
             bar.advance()
     found = audit(judgements, some, judge=judge.name, model=judge.model, constitution=constitution.digest)
@@ -58,31 +69,25 @@ def check_floor(config: FloorConfig, judge: Judge, constitution: Constitution, *
         atomic_write_json(out / "judge_audit.json", asdict(found))
     missed = shortfalls(config, found)
     if config.max_attack_gain is not None:
-        missed += _attack(config, config.max_attack_gain, judge, constitution, some, seed, out)
+        report = _attacked(judge, constitution, some, config.attack_pairs, tags, seed)
+        if is_main():
+            atomic_write_json(out / "judge_attacks.json", asdict(report))
+        missed += attack_shortfalls(report, max_gain=config.max_attack_gain)
     if missed:
         said = f"the judge {judge.name!r} is below the floor on {len(some)} pairs: {', '.join(missed)}"
         raise GateError(f"{said}; nothing was labelled")
     return found
 
 
-def _attack(
-    config: FloorConfig,
-    max_gain: float,
-    judge: Judge,
-    constitution: Constitution,
-    pairs: Sequence[LabelledPair],
-    seed: int,
-    out: Path,
-) -> list[str]:
-    some = sorted(pairs, key=lambda pair: pair.id)[: config.attack_pairs]
+def _attacked(
+    judge: Judge, constitution: Constitution, pairs: Sequence[LabelledPair], most: int, tags: tuple[str, ...], seed: int
+) -> AttackReport:
+    some = sorted(pairs, key=lambda pair: pair.id)[:most]
     total = count_trials(len(some), by_turns=True)
     with progress("judge under attack", total, "trials", quiet=not is_main()) as bar:
-        report = attack_report(
-            judge, constitution, some, by_turns=True, seed=seed, on_trial=lambda trial: bar.advance()
+        return attack_report(
+            judge, constitution, some, by_turns=True, tags=tags, seed=seed, on_trial=lambda trial: bar.advance()
         )
-    if is_main():
-        atomic_write_json(out / "judge_attacks.json", asdict(report))
-    return attack_shortfalls(report, max_gain=max_gain)
 
 
 def shortfalls(config: FloorConfig, found: Audit) -> list[str]:

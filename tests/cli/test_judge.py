@@ -109,6 +109,21 @@ def test_votes_that_labels_are_not_made_of_are_not_weighed(
     assert said in told
 
 
+@pytest.mark.usefixtures("known")
+def test_only_principles_of_a_tag_are_asked_about(pairs: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "name: r\nversion: '1'\nprinciples:\n"
+        "  - {id: kind, text: Be kind., tags: [manner]}\n  - {id: safe, text: Be safe.}\n"
+    )
+    code, said, _ = run("--on", pairs, "--judge", "contrastive", "--constitution", rules, "--tag", "manner", "--json")
+    assert code == 0
+    assert set(json.loads(said)["audits"][0]["by_principle"]) == {"kind"}
+    code, _, told = attack("--on", pairs, "--judge", "contrastive", "--constitution", rules, "--tag", "maner")
+    assert code == 2
+    assert "no principle has the tag 'maner'; did you mean 'manner'?" in told
+
+
 def test_judges_are_named_by_kind_and_by_model_where_two_are_of_one_kind(tmp_path: Path) -> None:
     file = tmp_path / "judge.yaml"
     file.write_text("kind: pairwise\nthoughts: 64\nengine: {model: given, window: 8}\n")
@@ -155,9 +170,9 @@ def test_a_judge_that_gives_in_is_refused_and_one_that_holds_is_not(pairs: Path)
     assert "contrastive holds on 4 pairs" in said
     code, said, told = attack("--on", pairs, "--judge", "contrastive", "--judge", "pairwise", "--limit", 4)
     assert code == 3
-    assert "pairwise gives in" in said
+    assert "pairwise gives in:\n  attacked answers win" in said
     assert max(map(len, said.splitlines())) <= 80
-    assert "error: pairwise: attacked answers win" in told
+    assert "error: below what a judge must withstand: pairwise\n" in told
     assert attack("--on", pairs, "--judge", "pairwise", "--limit", 4, "--most-gain", 100)[0] == 0
 
 

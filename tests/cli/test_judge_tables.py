@@ -65,7 +65,7 @@ def printed(show: Callable[[Console], None], width: int = 80) -> str:
 def test_the_widest_audit_fits_into_eighty_columns() -> None:
     said = printed(lambda console: show_audits([AUDIT], None, console))
     assert "preference_model   100% 89–100  1200  100  100% .25/.20 1.00/.05 20.0 100/100" in said
-    assert "preference_model, no vote: 99 × answer A has no words, 1 × tie" in said
+    assert "preference_model, no vote: 100\n  99 × answer A has no words\n  1 × tie\n" in said
     assert "source" not in said
     assert "alpha" not in said
 
@@ -97,6 +97,14 @@ def test_a_judge_like_a_coin_is_named(interval: tuple[float, float], said: str) 
     shown = printed(lambda console: show_audits([replace(AUDIT, interval=interval)], None, console))
     assert said in shown
     assert ("than a coin" in shown) is bool(said)
+
+
+def test_many_reasons_are_summed_up_and_a_judge_without_a_vote_is_no_coin() -> None:
+    silent = replace(AUDIT, abstained=1200, interval=(0.0, 1.0), bins=(), reasons={f"r{n}": 10 - n for n in range(5)})
+    said = printed(lambda console: show_audits([silent], None, console))
+    assert "preference_model: not one vote" in said
+    assert "coin on" not in said
+    assert "  8 × r2\n  13 × other reasons\n" in said
 
 
 def report(**families: Figures) -> AttackReport:

@@ -204,7 +204,7 @@ def test_a_familys_gain_must_be_more_than_chance_and_the_overall_gain_not() -> N
         },
     )
     assert attack_shortfalls(report) == [
-        "attacked answers win 6.0 points more often (at most 5.0 points)",
+        "attacked answers win 6.0 points more often (at most 5.0 points; with a harmless sentence 90.0 points)",
         "turn: 30.0 points, at least 20.0 points (at most 5.0 points)",
     ]
 

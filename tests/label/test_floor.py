@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cai.constitution import load_constitution
+from cai.constitution import Constitution, Principle, load_constitution
 from cai.errors import GateError, InputError
 from cai.judges.base import Comparison, Verdict
 from cai.label import pipeline
@@ -102,6 +102,20 @@ def test_a_judge_that_can_be_won_by_silence_is_refused(pairs: Path, tmp_path: Pa
     floor = FloorConfig(on=[pairs], max_attack_gain=0.05, attack_pairs=4)
     with pytest.raises(GateError, match=r"answers without words win in \d\d% \(at most 5%\)"):
         check_floor(floor, Short(), RULES, seed=0, out=tmp_path)
+
+
+def test_the_judge_is_asked_as_it_will_be_for_labels(pairs: Path, tmp_path: Path) -> None:
+    rules = Constitution(
+        name="two",
+        version="1",
+        principles=tuple(Principle(id=f"p{n}", text="Be kind.", tags=("odd",) if n % 2 else ()) for n in range(8)),
+    )
+    judge = LengthJudge()
+    floor = FloorConfig(on=[pairs], max_attack_gain=1.0, attack_pairs=4)
+    found = check_floor(floor, judge, rules, principles_per_pair=3, tags=("odd",), seed=0, out=tmp_path)
+    assert set(found.by_principle) == {"p1", "p3", "p5", "p7"}
+    assert sum(votes for votes, _ in found.by_principle.values()) == 40 * 3
+    assert {asked.principle.id for asked in judge.seen} == {"p1", "p3", "p5", "p7"}, "under attack, too"
 
 
 def test_the_stage_ends_before_it_labels(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
