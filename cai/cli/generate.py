@@ -29,6 +29,12 @@ Words = Annotated[
 def generate(
     settings: Words = None,
     config: ConfigFile = None,
+    shard: Annotated[
+        str | None, typer.Option(help="3/16: the third of sixteen shares, for as many starts; then `cai data merge`.")
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Set bad rows of the prompts aside, in rejected.jsonl.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Make nothing; show what each round did, from this folder's journals.")
     ] = None,
@@ -51,7 +57,9 @@ def generate(
         from cai.processes import quiet_libraries
 
         quiet_libraries()
-        run_generate(load_config(GenerateConfig, config, settings or []))
+        options = [f"shard={shard}"] if shard else []
+        options += ["keep_going=true"] if keep_going else []
+        run_generate(load_config(GenerateConfig, config, [*(settings or []), *options]))
         return
     given = _config_of(report, config, settings or [])
     show_report(report, given, judge=judge, model=model, limit=limit, seed=seed, as_json=as_json)

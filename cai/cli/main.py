@@ -10,6 +10,7 @@ from cai import __version__
 from cai.cli.chat import chat
 from cai.cli.command import ends_well
 from cai.cli.constitution import constitution as constitution_app
+from cai.cli.data import data
 from cai.cli.doctor import doctor
 from cai.cli.generate import generate, grow
 from cai.cli.judge import judge
@@ -21,6 +22,7 @@ from cai.successor.sizes import Size
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(judge, name="judge")
+app.add_typer(data, name="data")
 app.command()(ends_well(generate))
 app.command()(ends_well(grow))
 app.command()(ends_well(label))

@@ -16,16 +16,11 @@ from cai.generate.form import TranscriptForm
 from cai.generate.pipeline import GenerateConfig, run_generate
 from cai.records.journal import of_type, read_journal
 from cai.records.schema import Critique, Draft, Dropped, Revision, Written
-from cai.storage import seed_from
 from cai.types import Message
 from tests.engines import tiny
+from tests.generate.answers import reply as reply
 
 CONSTITUTION = load_constitution("harmless")
-
-
-def reply(request: GenerateRequest, seed: int) -> str:
-    """Answer with words that only the request and the seed decide."""
-    return f"Words number {seed_from(seed, str(request.prompt)) % 100_000} and some more of them."
 
 
 def last(request: GenerateRequest) -> str:

@@ -1,0 +1,45 @@
+"""`cai data`: joining shards."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cai.cli.main import app
+from cai.engines.scripted import ScriptedEngine
+from cai.generate import pipeline
+from tests.generate.test_pipeline import prompts, reply
+
+__all__ = ["prompts"]
+
+
+@pytest.fixture(autouse=True)
+def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "build_engine", lambda config: ScriptedEngine(reply))
+
+
+def run(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(map(str, words)))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_shards_are_made_and_joined(prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        assert run("generate", f"prompts=[{prompts}]", f"out={out}", "rounds=1", "--shard", f"{number}/2")[0] == 0
+    code, said, told = run("data", "merge", out)
+    assert code == 0, told
+    assert said == f"{out}: 5 critiques, 9 drafts, 7 prompts, 5 revisions, 9 training rows\n"
+    assert len((out / "sft.jsonl").read_text().splitlines()) == 9
+    assert json.loads((out / "config.json").read_text())["shard"] is None
+
+
+def test_what_cannot_be_joined_ends_with_2(prompts: Path, tmp_path: Path) -> None:
+    assert run("data", "merge", tmp_path, tmp_path)[0] == 2
+    code, _, told = run("data", "merge", tmp_path, "--out", tmp_path / "x")
+    assert code == 2
+    assert "no shard of a run is here" in told
+    code, _, told = run("generate", f"prompts=[{prompts}]", f"out={tmp_path / 'out'}", "--shard", "3/2")
+    assert code == 2
+    assert "is no share of the work" in told
