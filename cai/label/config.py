@@ -1,7 +1,7 @@
 """The settings of the labelling stage."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -67,6 +67,15 @@ class LabelConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     window: int = Field(32, ge=1)
     """Prompts worked on together. Part of what a seed means: another window, other texts."""
+    held_out: list[Path] = Field(default_factory=list)
+    """Files of prompts that are kept for evaluation: none of them may be among `prompts`."""
+
+    @property
+    def making(self) -> dict[str, Any]:
+        """The settings that decide what a label says or which there are; models and files are told by their content."""
+        judged = {"seed", "tags", "principles_per_label", "sampling", "window"}
+        pairs = self.pairs.model_dump(mode="json", include={"kind", "n", "certainty"})
+        return {**self.model_dump(mode="json", include=judged), "pairs": pairs, "judge": self.judge.settings}
 
     @model_validator(mode="after")
     def _no_judge_no_settings_of_judging(self) -> Self:

@@ -1,8 +1,9 @@
 """Pairs of answers and their labels, journalled record by record."""
 
 import gc
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cai.constitution import Constitution, Principle, check_tags, draw_distinct, load_constitution
@@ -10,21 +11,24 @@ from cai.engines.build import build_engine
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Judge, Verdict
 from cai.judges.build import build_judge
-from cai.label.aggregate import Vote, flipped, label_of
+from cai.label.aggregate import Vote, label_of
 from cai.label.best_of import Two, best_and_worst
 from cai.label.config import LabelConfig
 from cai.label.construction import ByConstruction
+from cai.label.figures import Figures
 from cai.label.floor import check_floor
 from cai.label.respond import Responses
 from cai.label.sources import Answers, build_source
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import progress
-from cai.records.export import preference_rows, write_rows
-from cai.records.journal import Journal, of_type, rank_path, read_ranks
-from cai.records.loaders import load_prompts
+from cai.records.export import Row, preference_rows, write_rows
+from cai.records.inputs import check_unchanged, file_hashes, hold_inputs, noted_inputs
+from cai.records.journal import Journal, rank_path, read_ranks
+from cai.records.loaders import PromptSet
 from cai.records.pairs import load_labelled
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Dropped, Preference, Prompt, Provenance, Record, short
+from cai.stopping import stoppable
 from cai.storage import atomic_write_json, seed_from
 from cai.windows import windows
 
@@ -32,31 +36,61 @@ if TYPE_CHECKING:
     from cai.label.learned import LearnedWeights
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """The windows of prompts that this process works on; they can be gone through more than once."""
+
+    prompts: PromptSet
+    window: int
+
+    def __iter__(self) -> Iterator[tuple[Prompt, ...]]:
+        """Yield the windows in their order."""
+        return islice(windows(self.prompts, self.window), rank(), None, world())
+
+
 def run_label(config: LabelConfig) -> None:
     """Take two answers per prompt, judge each pair, and write soft labels.
 
     Writes responses.jsonl and preferences.jsonl (journals), pairs.jsonl (rows with `prompt`, `chosen`, `rejected`,
-    `chosen_prob`), summary.json and result.json to `config.out`. Raises InputError before the model is loaded.
+    `chosen_prob`), summary.json and result.json to `config.out`. Raises InputError for unusable inputs, before the
+    model is loaded, and KeyboardInterrupt after Ctrl-C, when what was under way is done.
     """
     constitution = load_constitution(config.constitution)
     check_tags(constitution, tuple(config.tags), config.constitution)
-    prompts = load_prompts(config.prompts)
+    hashes = file_hashes(config.prompts)
+    prompts = PromptSet.load(config.prompts, held_out=config.held_out)
     weights = _weights(config, constitution)
+    made_from = {"constitution": constitution.digest, "prompts": hashes, "weights": weights.digest if weights else None}
+    _hold(config, made_from, models=None)
     if config.floor is not None:
         load_labelled(config.floor.on)  # a bad file is told now, not after an hour of sampling
-    source = build_source(config, constitution, prompts)
-    jobs = list(windows(prompts, config.window))[rank() :: world()]
-    with Responses(config, source) as responses:
+    source, jobs = build_source(config, constitution, prompts), Jobs(prompts, config.window)
+    with stoppable(), Responses(config, source) as responses:
         for engine in source.engines:
             responses.sample(build_engine(engine), jobs)
             gc.collect()
         judge = _judge(config, constitution, prompts)
         if config.floor is not None:
             check_floor(config.floor, judge, constitution, seed=config.seed, out=config.out)
+        _hold(config, made_from, models=[*responses.writers, (judge.name, judge.model)])
         _label(Labeller(config, constitution, judge, weights), responses, jobs)
     wait_for_all()
     if is_main():
+        check_unchanged(config.prompts, hashes)
         _finish(config, judge, prompts)
+
+
+def _hold(config: LabelConfig, made_from: dict[str, Any], *, models: Sequence[tuple[str, str]] | None) -> None:
+    """Note what the labels are made from and with; raises InputError where there are others.
+
+    Without `models`, as long as they are not loaded, the rest is compared with what is noted, and nothing is written.
+    """
+    noted = noted_inputs(config.out)
+    inputs = {**config.making, **made_from}
+    if models is not None:
+        hold_inputs(config.out, {**inputs, "models": [list(each) for each in models]})
+    elif noted is not None:
+        hold_inputs(config.out, {**inputs, "models": noted.get("models")})
 
 
 def _weights(config: LabelConfig, constitution: Constitution) -> "LearnedWeights | None":
@@ -73,13 +107,14 @@ def _weights(config: LabelConfig, constitution: Constitution) -> "LearnedWeights
     return weights
 
 
-def _judge(config: LabelConfig, constitution: Constitution, prompts: Sequence[Prompt]) -> Judge:
+def _judge(config: LabelConfig, constitution: Constitution, prompts: PromptSet) -> Judge:
     if config.pairs.certainty is not None:
         return ByConstruction(config.pairs.certainty)
-    return build_judge(config.judge, constitution, prompts=prompts, folder=config.out, seed=config.seed)
+    first = list(islice(prompts, config.judge.contrasts))  # more is not learned from
+    return build_judge(config.judge, constitution, prompts=first, folder=config.out, seed=config.seed)
 
 
-def _label(labeller: "Labeller", responses: Responses, jobs: Sequence[Sequence[Prompt]]) -> None:
+def _label(labeller: "Labeller", responses: Responses, jobs: Jobs) -> None:
     total = sum(len(responses.answers(window)) for window in jobs)
     with (
         Journal(rank_path(labeller.config.out, "preferences", rank())) as journal,
@@ -181,40 +216,29 @@ class Labeller:
         )
 
 
-def _finish(config: LabelConfig, judge: Judge, prompts: Sequence[Prompt]) -> None:
+def _finish(config: LabelConfig, judge: Judge, prompts: PromptSet) -> None:
     """Write the rows and the figures from all processes' journals, and the settings, unless a run's stage has."""
-    records = list(read_ranks(config.out, "preferences").values())
-    order = {prompt.id: index for index, prompt in enumerate(prompts)}
-    labelled = sorted(of_type(records, Preference), key=lambda pair: order[pair.prompt])
-    # No label is a tie, so that every pair has its row.
-    both = zip(preference_rows(labelled), labelled, strict=True)
-    rows = [{**row, "spread": pair.spread} for row, pair in both]
+    figures = Figures(config.pairs.kind, judge.name)
+    for answer in read_ranks(config.out, "responses").values():
+        figures.add(answer)
+    records = read_ranks(config.out, "preferences")
+    order: list[tuple[int, int, str]] = []
+    for number, record in enumerate(records.values()):
+        figures.add(record)
+        stands = prompts.position(record.prompt) if isinstance(record, Preference) else None
+        if stands is not None:
+            order.append((stands.place, number, record.key))
+    rows = (row for _, _, key in sorted(order) for row in _rows(records[key]))
     write_rows(config.out / "pairs.jsonl", rows)
-    dropped = of_type([*read_ranks(config.out, "responses").values(), *records], Dropped)
-    atomic_write_json(config.out / "summary.json", label_summary(config, judge.name, labelled, dropped))
+    atomic_write_json(config.out / "summary.json", figures.result())
     if not (config.out / "config.json").exists():
         atomic_write_json(config.out / "config.json", config.to_plain())
-    atomic_write_json(config.out / "result.json", {"counts": {"labels": len(labelled), "training_rows": len(rows)}})
+    counts = {"labels": figures.labels, "training_rows": len(order)}
+    atomic_write_json(config.out / "result.json", {"counts": counts})
 
 
-def label_summary(
-    config: LabelConfig, judge: str, labelled: Sequence[Preference], dropped: Sequence[Dropped]
-) -> dict[str, Any]:
-    """Return what a person wants to know of a labelling run: counts, drops by reason, how often the order decided."""
-    flips = [flip for pair in labelled if (flip := flipped(pair.prob_a_by_order)) is not None]
-    confidence = [max(pair.prob_a, 1 - pair.prob_a) for pair in labelled]
-    spreads = [pair.spread for pair in labelled if pair.spread is not None]
-    return {
-        "pairs": config.pairs.kind,
-        "judge": judge,
-        "labels": len(labelled),
-        "dropped": dict(sorted(Counter(f"{record.stage}: {record.reason}" for record in dropped).items())),
-        "mean_confidence": _mean(confidence),
-        "share_a": _mean([pair.prob_a > 0.5 for pair in labelled]),
-        "position_flip_rate": _mean(flips),
-        "mean_spread": _mean(spreads),
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _rows(record: Record) -> list[Row]:
+    """Return the training row of a label, and how far its votes disagree."""
+    if not isinstance(record, Preference):
+        return []
+    return [{**row, "spread": record.spread} for row in preference_rows([record])]

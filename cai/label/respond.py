@@ -1,6 +1,6 @@
 """The answers that are compared: sampled window by window, journalled as they come, read back from the journal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Self
 
@@ -24,7 +24,6 @@ class Responses:
         self._config, self._source = config, source
         self._journal = Journal(rank_path(config.out, "responses", rank()))
         self._writers: list[tuple[str, str]] = []
-        """Name and model of the engines that have answered, in the source's order."""
 
     def __enter__(self) -> Self:
         """Return itself: the journal is open since construction."""
@@ -34,17 +33,23 @@ class Responses:
         """Close the journal."""
         self._journal.close()
 
-    def sample(self, engine: Engine, jobs: Sequence[Sequence[Prompt]]) -> None:
-        """Sample what the source's next engine still owes."""
+    @property
+    def writers(self) -> list[tuple[str, str]]:
+        """Name and model of the engines that have answered, in the source's order."""
+        return list(self._writers)
+
+    def sample(self, engine: Engine, jobs: Iterable[Sequence[Prompt]]) -> None:
+        """Sample what the source's next engine still owes; `jobs` can be gone through more than once."""
         number = len(self._writers)
         self._writers.append((engine.name, engine.model))
-        plans = [
-            [Planned(self._key(ask), ask) for prompt in window for ask in self._asks(prompt, number)] for window in jobs
-        ]
-        done = sum(item.key in self._journal for plan in plans for item in plan)
+        total = done = 0
+        for window in jobs:
+            keys = [item.key for item in self._plan(window, number)]
+            total, done = total + len(keys), done + sum(key in self._journal for key in keys)
         label = "responses" if len(self._source.engines) == 1 else f"responses of model {number + 1}"
-        with progress(label, sum(map(len, plans)), "answers", done=done, quiet=not is_main()) as bar:
-            for plan in plans:
+        with progress(label, total, "answers", done=done, quiet=not is_main()) as bar:
+            for window in jobs:
+                plan = self._plan(window, number)
                 fulfil(
                     plan,
                     self._journal,
@@ -61,8 +66,9 @@ class Responses:
             found += self._source.answers(prompt, [record for record in records if isinstance(record, Draft)])
         return found
 
-    def _asks(self, prompt: Prompt, engine: int) -> list[Ask]:
-        return [ask for ask in self._source.asks(prompt) if ask.engine == engine]
+    def _plan(self, window: Sequence[Prompt], engine: int) -> list[Planned[Ask]]:
+        asks = [ask for prompt in window for ask in self._source.asks(prompt) if ask.engine == engine]
+        return [Planned(self._key(ask), ask) for ask in asks]
 
     def _key(self, ask: Ask) -> str:
         name, model = self._writers[ask.engine]

@@ -14,7 +14,9 @@ from cai.engines.build import EngineConfig
 from cai.errors import InputError, Problem
 from cai.judges.contrastive import told
 from cai.label.config import LabelConfig
-from cai.records.journal import of_type, read_ranks
+from cai.records.index import Records
+from cai.records.journal import read_ranks
+from cai.records.loaders import PromptSet
 from cai.records.schema import Critique, Draft, Prompt, Revision
 from cai.storage import seed_from
 from cai.types import Dialogue
@@ -57,7 +59,7 @@ class Source(Protocol):
         ...
 
 
-def build_source(config: LabelConfig, constitution: Constitution, prompts: Sequence[Prompt]) -> Source:
+def build_source(config: LabelConfig, constitution: Constitution, prompts: PromptSet) -> Source:
     """Return the source that a config names; raises InputError when it has nothing for these prompts."""
     pairs = config.pairs
     if pairs.kind == "models" and pairs.other is not None:
@@ -133,30 +135,32 @@ class Revisions:
 
     engines: tuple[EngineConfig, ...] = ()
 
-    def __init__(self, chains: dict[str, list[tuple[Draft, Revision]]]) -> None:
-        """Hold the ends of each prompt's chains."""
-        self._chains = chains
+    def __init__(self, drafts: Records, revisions: Records, chains: dict[str, list[tuple[str, str]]]) -> None:
+        """Hold, for each prompt's id, the keys of the ends of its chains; texts are read when they are asked for."""
+        self._drafts, self._revisions, self._chains = drafts, revisions, chains
 
     @classmethod
-    def read(cls, folder: Path, prompts: Sequence[Prompt]) -> "Revisions":
+    def read(cls, folder: Path, prompts: PromptSet) -> "Revisions":
         """Read a folder's journals; raises InputError when no chain there is of these prompts."""
-        drafts, critiques, revisions = (
-            read_ranks(folder, name).values() for name in ("drafts", "critiques", "revisions")
-        )
+        drafts, critiques, revisions = (read_ranks(folder, name) for name in ("drafts", "critiques", "revisions"))
         # A revision's parent is its critique, whose parent is the answer; revised at once, it is the answer itself.
-        criticised = {critique.id: critique.answer for critique in of_type(critiques, Critique)}
-        after = {criticised.get(each.critique, each.critique): each for each in of_type(revisions, Revision)}
-        chains: dict[str, list[tuple[Draft, Revision]]] = {prompt.id: [] for prompt in prompts}
-        for draft in of_type(drafts, Draft):
-            last: Draft | Revision = draft
-            while last.id in after:
-                last = after[last.id]
-            if isinstance(last, Revision) and draft.prompt in chains:
-                chains[draft.prompt].append((draft, last))
-        if not any(chains.values()):
+        criticised = {each.id: each.answer for each in critiques.values() if isinstance(each, Critique)}
+        after: dict[str, tuple[str, str]] = {}
+        for each in revisions.values():
+            if isinstance(each, Revision):
+                after[criticised.get(each.critique, each.critique)] = each.id, each.key
+        chains: dict[str, list[tuple[str, str]]] = {}
+        for draft in drafts.values():
+            last = None
+            answer = draft.id
+            while answer in after:
+                answer, last = after[answer]
+            if isinstance(draft, Draft) and last is not None and prompts.position(draft.prompt):
+                chains.setdefault(draft.prompt, []).append((draft.key, last))
+        if not chains:
             fix = "give the folder that out= of cai generate named, and the prompts that it was given"
             raise InputError(Problem(str(folder), 0, 0, "no revision of an answer to these prompts", fix))
-        return cls(chains)
+        return cls(drafts, revisions, chains)
 
     def asks(self, prompt: Prompt) -> list[Ask]:
         """Return nothing: all answers are there."""
@@ -164,4 +168,9 @@ class Revisions:
 
     def answers(self, prompt: Prompt, sampled: Sequence[Draft]) -> list[Answers]:
         """Return a pair for each of the prompt's chains that has a revision."""
-        return [Answers(prompt=prompt, answers=chain) for chain in self._chains[prompt.id]]
+        ends = [(self._drafts[draft], self._revisions[last]) for draft, last in self._chains.get(prompt.id, [])]
+        return [
+            Answers(prompt=prompt, answers=(draft, last))
+            for draft, last in ends
+            if isinstance(draft, Draft) and isinstance(last, Revision)
+        ]

@@ -1,6 +1,7 @@
 """Pairs and soft labels on a scripted engine."""
 
 import json
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from cai.label.learned import LearnedWeights
 from cai.label.pipeline import LabelConfig, run_label
 from cai.label.sources import build_source
 from cai.records.journal import of_type, read_journal
-from cai.records.loaders import load_prompts
+from cai.records.loaders import PromptSet, load_prompts
 from cai.records.schema import Draft, Dropped, Preference
 from cai.storage import seed_from
 from tests.label.test_sources import chain, draft, write
@@ -190,7 +191,7 @@ def test_a_contrast_is_judged_by_the_principle_that_made_it(tmp_path: Path, judg
     source = build_source(
         settings(tmp_path, "out", pairs={"kind": "contrast"}),
         load_constitution("harmless"),
-        load_prompts([tmp_path / "prompts.jsonl"]),
+        PromptSet.load([tmp_path / "prompts.jsonl"]),
     )
     found = preferences(tmp_path / "out")
     prompts = {prompt.id: prompt for prompt in load_prompts([tmp_path / "prompts.jsonl"])}
@@ -240,3 +241,47 @@ def test_pairs_of_every_kind_are_resumed(tmp_path: Path, judge: LengthJudge, pai
     run_label(settings(tmp_path, "cut", pairs=pairs))
     for name in ("responses", "preferences", "pairs"):
         assert (cut / f"{name}.jsonl").read_bytes() == (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
+
+
+def test_a_folder_holds_labels_of_one_making(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: LengthJudge
+) -> None:
+    run_label(settings(tmp_path, "out"))
+    before = (tmp_path / "out/pairs.jsonl").read_bytes()
+    judge.model = "another"
+    with pytest.raises(InputError, match="was made with another models"):
+        run_label(settings(tmp_path, "out"))
+    judge.model = "ruler"
+    monkeypatch.setattr(pipeline, "build_engine", never)
+    for more in ({"pairs": {"kind": "contrast"}}, {"seed": 1}, {"sampling": {"temperature": 0.5}}, {"tags": ["legal"]}):
+        with pytest.raises(InputError, match=f"was made with another {next(iter(more))}"):
+            run_label(settings(tmp_path, "out", **more))
+    assert (tmp_path / "out/pairs.jsonl").read_bytes() == before
+
+
+def test_prompts_of_the_evaluation_are_not_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "build_engine", never)
+    path = tmp_path / "held_out.jsonl"
+    path.write_text(json.dumps({"prompt": "question 3"}) + "\n")
+    with pytest.raises(InputError, match=r"prompts\.jsonl:4:1: held out for evaluation in .*held_out\.jsonl"):
+        run_label(settings(tmp_path, "out", held_out=[path]))
+
+
+def test_ctrl_c_ends_between_windows_and_the_rest_is_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: LengthJudge
+) -> None:
+    run_label(settings(tmp_path, "whole"))
+    asked: list[GenerateRequest] = []
+
+    def interrupted(request: GenerateRequest, seed: int) -> str:
+        asked.append(request)
+        if len(asked) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return reply(request, seed)
+
+    monkeypatch.setattr(pipeline, "build_engine", lambda config: ScriptedEngine(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        run_label(settings(tmp_path, "cut"))
+    assert len((tmp_path / "cut/responses.jsonl").read_text().splitlines()) == 2 * 4, "the window was finished"
+    run_label(settings(tmp_path, "cut"))
+    assert (tmp_path / "cut/pairs.jsonl").read_bytes() == (tmp_path / "whole/pairs.jsonl").read_bytes()

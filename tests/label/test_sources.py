@@ -11,6 +11,7 @@ from cai.errors import InputError
 from cai.label.config import LabelConfig
 from cai.label.sources import Contrast, Models, Revisions, Samples, build_source
 from cai.records.journal import Journal
+from cai.records.loaders import PromptSet
 from cai.records.schema import Critique, Draft, Dropped, Prompt, Provenance, Record, Revision
 from cai.types import Message
 
@@ -30,7 +31,7 @@ def config(**pairs: Any) -> LabelConfig:
 
 
 def test_samples_ask_the_same_again() -> None:
-    source = build_source(config(), RULES, PROMPTS)
+    source = build_source(config(), RULES, PromptSet(PROMPTS))
     assert type(source) is Samples
     asks = source.asks(PROMPTS[0])
     assert [(ask.sample, ask.engine, ask.dialogue) for ask in asks] == [
@@ -43,7 +44,7 @@ def test_samples_ask_the_same_again() -> None:
 
 
 def test_best_of_asks_n_times() -> None:
-    source = build_source(config(kind="best_of", n=5), RULES, PROMPTS)
+    source = build_source(config(kind="best_of", n=5), RULES, PromptSet(PROMPTS))
     assert [ask.sample for ask in source.asks(PROMPTS[0])] == list(range(5))
     three = [draft(text, sample=number) for number, text in enumerate("abc")]
     (found,) = source.answers(PROMPTS[0], three)
@@ -51,7 +52,7 @@ def test_best_of_asks_n_times() -> None:
 
 
 def test_two_models_answer_once_each() -> None:
-    source = build_source(config(kind="models", other={"model": "second"}), RULES, PROMPTS)
+    source = build_source(config(kind="models", other={"model": "second"}), RULES, PromptSet(PROMPTS))
     assert isinstance(source, Models)
     assert [engine.model for engine in source.engines] == ["embedded", "second"]
     assert [(ask.sample, ask.engine) for ask in source.asks(PROMPTS[0])] == [(0, 0), (1, 1)]
@@ -101,7 +102,7 @@ def test_a_draft_is_set_against_its_chains_last_revision(tmp_path: Path, critiqu
     write(tmp_path, "drafts", long, short, alone)
     write(tmp_path, "critiques", *critiques, *more_critiques, lost)
     write(tmp_path, "revisions", *revisions, *more_revisions)
-    source = Revisions.read(tmp_path, PROMPTS)
+    source = Revisions.read(tmp_path, PromptSet(PROMPTS))
     assert (source.engines, source.asks(PROMPTS[0])) == ((), [])
     found = source.answers(PROMPTS[0], [])
     assert [tuple(answer.text for answer in each.answers) for each in found] == [
@@ -114,5 +115,5 @@ def test_a_draft_is_set_against_its_chains_last_revision(tmp_path: Path, critiqu
 def test_a_folder_without_these_prompts_revisions_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(InputError, match="no revision of an answer to these prompts"):
-            build_source(config(kind="revisions", run=folder), RULES, PROMPTS)
+            build_source(config(kind="revisions", run=folder), RULES, PromptSet(PROMPTS))
         write(tmp_path, "drafts", draft("alone"))
