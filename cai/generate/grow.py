@@ -35,6 +35,7 @@ from cai.records.journal import Journal, rank_path, read_ranks
 from cai.records.loaders import load_prompts
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Draft, Dropped, Prompt, Provenance, Record, short
+from cai.stopping import stoppable
 from cai.storage import atomic_write_json, digest, seed_from
 from cai.types import Message
 
@@ -98,6 +99,7 @@ def run_grow(config: GrowConfig) -> None:
     held_out = load_prompts(config.held_out) if config.held_out else []
     engine = build_engine(config.engine)
     with (
+        stoppable(),
         Journal(rank_path(config.out, "candidates", rank())) as journal,
         Taken([prompt for own in given.values() for prompt in own], held_out, config.near) as taken,
     ):
