@@ -60,10 +60,22 @@ class EpochsConfig(TrainConfig):
     """Rows per optimizer step, over all processes."""
     micro_batch: int = Field(4, ge=1)
     """Rows in memory at once, per process; it changes speed and memory, not results."""
+    quantization: Literal["none", "4bit"] = "none"
+    """``4bit`` freezes the model in 4 bits under its adapter (QLoRA: Dettmers et al. 2023, arXiv 2305.14314)."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """``adamw_8bit`` keeps AdamW's state in 8 bits (Dettmers et al. 2022, arXiv 2110.02861); ``paged`` off the GPU."""
+    liger: bool = False
+    """Use Liger's fused kernels (GPU only)."""
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
     """Share of the steps over which the learning rate rises."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """What the learning rate does after the rise; the paper's is constant."""
+
+    @model_validator(mode="after")
+    def _adapter_over_4bit(self) -> "EpochsConfig":
+        if self.quantization != "none" and self.lora is None:
+            raise ValueError("weights in 4 bits can't be trained; give 'lora' too, or leave 'quantization' out")
+        return self
 
 
 class SFTConfig(EpochsConfig):
@@ -89,6 +101,12 @@ class DPOConfig(EpochsConfig):
     loss: Literal["sigmoid", "ipo", "hinge", "robust", "simpo"] = "sigmoid"
     reference: str | None = None
     """The reference's folder or id; None is where training starts."""
+    reference_mode: Literal["cached", "adapter", "copy"] = "cached"
+    """``cached`` computes the reference's log-probabilities before the first step and keeps them for later runs;
+    ``adapter`` computes them at every step with the adapter turned off, ``copy`` with a frozen second model."""
+    per_token: bool = False
+    """Divide log-probabilities by the answers' lengths (length-normalised DPO: Lambert et al. 2024, arXiv 2411.15124,
+    section 5.1); ``ipo`` and ``simpo`` do so by themselves."""
     label_noise: float = Field(0.1, ge=0.0, lt=0.5)
     """``robust``: the share of labels that are wrong."""
     simpo_margin: float = Field(1.0, ge=0.0)
@@ -98,4 +116,18 @@ class DPOConfig(EpochsConfig):
     def _no_reference_for_simpo(self) -> "DPOConfig":
         if self.loss == "simpo" and self.reference is not None:
             raise ValueError("simpo has no reference; remove 'reference' or take another loss")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_to_turn_off(self) -> "DPOConfig":
+        if self.reference_mode == "adapter" and (self.lora is None or self.reference is not None):
+            raise ValueError(
+                "an adapter that is turned off leaves where training starts; give 'lora' and no 'reference'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_once(self) -> "DPOConfig":
+        if self.per_token and self.loss in ("ipo", "simpo"):
+            raise ValueError(f"{self.loss} divides by lengths itself; remove 'per_token' or take another loss")
         return self

@@ -1,7 +1,4 @@
-"""Rows into tensors: rendered by the one renderer, checked before the first step, padded on the right.
-
-B rows, L tokens of the longest.
-"""
+"""Rows into ids: rendered by the one renderer, checked before the first step, in the order they are trained on."""
 
 import random
 from collections import Counter
@@ -10,18 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
-from cai.records.loaders import dialogue_of, read_rows
+from cai.records.loaders import dialogue_of
 from cai.records.pairs import as_exported, pair_of
+from cai.records.rows import read_rows
 from cai.storage import digest
+from cai.train.packing import Row
 from cai.types import Dialogue
-
-IGNORED = -100
-"""The label of a position that the loss does not count."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +28,11 @@ class Example:
     def __len__(self) -> int:
         """Return the number of tokens."""
         return len(self.prompt) + len(self.answer)
+
+    @property
+    def row(self) -> Row:
+        """The ids of the prompt, and of the one answer."""
+        return self.prompt, (self.answer,)
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,13 @@ class Pair:
     key: str
 
     def __len__(self) -> int:
-        """Return the number of tokens of both."""
-        return len(self.chosen) + len(self.rejected)
+        """Return the number of tokens, the prompt's counted once."""
+        return len(self.chosen) + len(self.rejected.answer)
+
+    @property
+    def row(self) -> Row:
+        """The ids of the prompt, and of both answers."""
+        return self.chosen.prompt, (self.chosen.answer, self.rejected.answer)
 
 
 def load_chats(paths: Sequence[Path], renderer: Renderer, *, max_length: int) -> tuple[list[Example], Counter[str]]:
@@ -160,23 +163,6 @@ def _examples(
     if room < 1:
         return "answer longer than max_length"
     return [Example(tuple(start[-room:]), tuple(end), name) for end in ends]
-
-
-def padded(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
-    """Return `input_ids`, `attention_mask` and `labels` [B, L], padded on the right.
-
-    The label of position i is its own token; the answer's positions have one, all others `IGNORED`.
-    """
-    longest = max(len(example) for example in examples)
-    input_ids = torch.full((len(examples), longest), pad_id)
-    attention_mask = torch.zeros((len(examples), longest), dtype=torch.long)
-    labels = torch.full((len(examples), longest), IGNORED)
-    for index, example in enumerate(examples):
-        start, end = len(example.prompt), len(example)
-        input_ids[index, :end] = torch.tensor(example.prompt + example.answer)
-        attention_mask[index, :end] = 1
-        labels[index, start:end] = torch.tensor(example.answer)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
 def training_order(lengths: Sequence[int], *, epochs: int, batch_size: int, seed: int) -> list[int]:

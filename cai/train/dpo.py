@@ -1,39 +1,34 @@
 """Direct preference optimisation with a probability per pair (Rafailov et al. 2023, arXiv 2305.18290).
 
-The reference's log-probabilities are computed once, before the first step, and kept: training then runs one model.
+The reference's log-probabilities come with the rows, kept by content (`cai.train.references`), or from the policy with
+its adapter turned off, or from a frozen copy. No reading costs a pass of its own.
 Each loss is a function of its own in `cai.losses`; the config chooses one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cai.engines.embedded import resolve_model
+from cai.engines.embedded import model_digest, resolve_model
 from cai.engines.render import Renderer
 from cai.losses.dpo import dpo, implicit_rewards
 from cai.losses.hinge import hinge
 from cai.losses.ipo import ipo
 from cai.losses.robust_dpo import robust_dpo
 from cai.losses.simpo import simpo
-from cai.processes import rank, world
 from cai.train.common import wants_bf16
 from cai.train.configs import DPOConfig
 from cai.train.data import Pair, load_pairs, percentiles, training_order
-from cai.train.hf import (
-    CountedTrainer,
-    Rows,
-    answer_logprobs,
-    finish,
-    fit,
-    prepare_process,
-    training_arguments,
-    with_adapter,
-)
-from cai.train.reward import agreement, collate
+from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
+from cai.train.loading import load_packed, with_adapter
+from cai.train.packing import pack_tokens
+from cai.train.readout import answer_sums, evaluating
+from cai.train.references import cache_path, reference_sums, with_references
+from cai.train.reward import agreement
 
 Sums = dict[str, Tensor]
 """Per pair: `policy_chosen`, `policy_rejected`, `reference_chosen`, `reference_rejected`, lengths and targets, [B]."""
@@ -78,6 +73,8 @@ class DPOTrainer(CountedTrainer):
     """Learns from pairs against a reference whose log-probabilities come with the rows."""
 
     settings: DPOConfig
+    frozen: Any = None
+    """The reference where it is a model of its own."""
 
     def units(self, batch: Mapping[str, Any]) -> int:
         """Count the pairs."""
@@ -85,53 +82,71 @@ class DPOTrainer(CountedTrainer):
 
     def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the pairs' losses."""
-        with self.accelerator.autocast():  # for the projection; the model has it by itself
-            chosen_B, rejected_B = answer_sums(model, batch).chunk(2)
-        lengths = (batch["labels"][:, 1:] != -100).sum(1)
-        chosen_length, rejected_length = lengths.chunk(2)
+        reference_B2 = self._reference(model, batch)
+        chosen_B, rejected_B = answer_sums(model, batch).view(-1, 2).unbind(1)
+        lengths = torch.bincount(batch["answers"], minlength=2 * len(chosen_B)).view(-1, 2)
         sums = {
             "policy_chosen": chosen_B,
             "policy_rejected": rejected_B,
-            "reference_chosen": batch["reference_chosen"],
-            "reference_rejected": batch["reference_rejected"],
-            "chosen_length": chosen_length,
-            "rejected_length": rejected_length,
+            "reference_chosen": reference_B2[:, 0],
+            "reference_rejected": reference_B2[:, 1],
+            "chosen_length": lengths[:, 0],
+            "rejected_length": lengths[:, 1],
             "targets": batch["targets"],
         }
-        loss_B = LOSSES[self.settings.loss](sums, self.settings)
+        scaled = per_token(sums) if self.settings.per_token else sums
+        loss_B = LOSSES[self.settings.loss](scaled, self.settings)
         return loss_B.sum(), readings({name: value.detach() for name, value in sums.items()}, self.settings)
+
+    @torch.no_grad()
+    def _reference(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        """Return the reference's log-probabilities of chosen and rejected answers, [B, 2]."""
+        if "reference" in batch:
+            kept: Tensor = batch["reference"]
+            return kept
+        if self.settings.loss == "simpo":
+            return torch.zeros(len(batch["targets"]), 2, device=batch["input_ids"].device)
+        reference = model if self.frozen is None else self.frozen
+        off = self.accelerator.unwrap_model(model).disable_adapter() if self.frozen is None else nullcontext()
+        with self.accelerator.autocast(), evaluating(reference), off:
+            return answer_sums(reference, batch).view(-1, 2)
+
+
+def per_token(sums: Sums) -> Sums:
+    """Return the sums with every log-probability divided by its answer's length."""
+    names = [f"{model}_{side}" for model in ("policy", "reference") for side in ("chosen", "rejected")]
+    return {**sums, **{name: sums[name] / sums[f"{name.partition('_')[2]}_length"] for name in names}}
 
 
 def readings(sums: Sums, config: DPOConfig) -> dict[str, Tensor]:
     """Return what to report of a batch, summed over its pairs.
 
     `kl` is log reference - log policy, averaged over a pair's answers: an unbiased estimate, in nats per answer, of
-    KL(reference || policy) where the reference wrote the answers, and so may be negative. SimPO has no reference: its
-    rewards are per token, as its loss has them, and it has no `kl`.
+    KL(reference || policy) where the reference wrote the answers, and so may be negative. `chosen_drop` is that
+    of the chosen answer alone: DPO can widen the margin while both answers grow less likely (Pal et al.
+    2024, arXiv 2402.13228). Rewards are per token where the loss has them so. SimPO has no reference, and neither of
+    the two.
     """
     if config.loss == "simpo":
-        won, lost = (config.beta * sums[f"policy_{side}"] / sums[f"{side}_length"] for side in ("chosen", "rejected"))
-        kl = {}
-    else:
-        won, lost = (
-            implicit_rewards(sums[f"policy_{side}"], sums[f"reference_{side}"], beta=config.beta)
-            for side in ("chosen", "rejected")
+        sums = {**sums, **{f"reference_{side}": torch.zeros_like(sums["targets"]) for side in ("chosen", "rejected")}}
+    scaled = per_token(sums) if config.per_token or config.loss == "simpo" else sums
+    won, lost = (
+        implicit_rewards(scaled[f"policy_{side}"], scaled[f"reference_{side}"], beta=config.beta)
+        for side in ("chosen", "rejected")
+    )
+    against = {}
+    if config.loss != "simpo":
+        drop_chosen, drop_rejected = (
+            sums[f"reference_{side}"] - sums[f"policy_{side}"] for side in ("chosen", "rejected")
         )
-        kl = {"kl": -(won + lost).sum() / (2 * config.beta)}
+        against = {"kl": (drop_chosen + drop_rejected).sum() / 2, "chosen_drop": drop_chosen.sum()}
     return {
         "accuracy": agreement(won - lost, sums["targets"]).sum(),
         "margin": (won - lost).sum(),
         "reward_chosen": won.sum(),
         "reward_rejected": lost.sum(),
-        **kl,
+        **against,
     }
-
-
-def answer_sums(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the log-probability of each row's answer, [rows]."""
-    logprobs_N, rows_N = answer_logprobs(model, batch)
-    zeros = torch.zeros(len(batch["input_ids"]), dtype=logprobs_N.dtype, device=logprobs_N.device)
-    return zeros.index_add(0, rows_N, logprobs_N)
 
 
 def run_dpo(config: DPOConfig) -> None:
@@ -150,50 +165,44 @@ def run_dpo(config: DPOConfig) -> None:
     lengths = [len(pair) for pair in pairs]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
-    known = _reference(config, model.to(args.device), pairs, renderer.pad_id)
+    model = load_packed(AutoModelForCausalLM, path, config, args.device)
+    known, frozen = _references(config, model, path, pairs)
     trainer = DPOTrainer(
         model=with_adapter(model, config, task="CAUSAL_LM"),
         args=args,
         train_dataset=Rows(pairs, order),
-        data_collator=lambda rows: collate_with(rows, renderer.pad_id, known),
+        data_collator=lambda rows: collate(rows, known),
     )
-    trainer.settings = config
+    trainer.settings, trainer.frozen = config, frozen
     result = fit(trainer, config, label="dpo")
     about = {"rows": len(pairs), "dropped": dict(dropped), "lengths": percentiles(lengths)}
     finish(trainer, tokenizer, config, {**result, **about})
 
 
-def _reference(config: DPOConfig, start: Any, pairs: Sequence[Pair], pad_id: int) -> dict[str, tuple[float, float]]:
-    """Return the reference's log-probabilities of chosen and rejected answer, by the pair's name."""
-    if config.loss == "simpo":
-        return {pair.chosen.name: (0.0, 0.0) for pair in pairs}
-    path = config.reference and resolve_model(config.reference)
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="float32").to(start.device) if path else start
-    model.eval()
+def _references(
+    config: DPOConfig, start: Any, path: str, pairs: Sequence[Pair]
+) -> tuple[dict[str, tuple[float, float]] | None, Any]:
+    """Return the reference's sums by content, or the reference itself; neither where the loss or the adapter has it."""
+    if config.loss == "simpo" or config.reference_mode == "adapter":
+        return None, None
+    path = resolve_model(config.reference) if config.reference else path
+
+    def load() -> Any:
+        return load_packed(AutoModelForCausalLM, path, config, start.device)
+
+    if config.reference_mode == "copy":
+        return None, load().requires_grad_(False)
     # In the policy's own precision: the two then agree before the first step, up to the rounding of other batches.
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=wants_bf16(config.precision)):
-        return reference_sums(model, pairs, pad_id)
+    bf16 = wants_bf16(config.precision)
+    kept = cache_path(f"{model_digest(path)} {config.quantization}", bf16=bf16)
+    return reference_sums(load if config.reference else lambda: start, pairs, kept, bf16=bf16), None
 
 
-@torch.no_grad()
-def reference_sums(model: Any, pairs: Sequence[Pair], pad_id: int, *, size: int = 8) -> dict[str, tuple[float, float]]:
-    """Return, by name, the log-probabilities of each pair's answers; the processes share batches of like length."""
-    found: list[tuple[str, tuple[float, float]]] = []
-    device = next(model.parameters()).device
-    ranked = sorted(pairs, key=len)
-    for start in range(rank() * size, len(ranked), world() * size):
-        batch = ranked[start : start + size]
-        tensors = {
-            name: value.to(device) for name, value in collate(batch, pad_id).items() if isinstance(value, Tensor)
-        }
-        chosen, rejected = answer_sums(model, tensors).chunk(2)
-        for pair, c, r in zip(batch, chosen.tolist(), rejected.tolist(), strict=True):
-            found.append((pair.chosen.name, (c, r)))
-    return dict(gather_object(found) if world() > 1 else found)
-
-
-def collate_with(rows: Sequence[Pair], pad_id: int, known: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """Return a batch of pairs with the reference's log-probabilities beside them."""
-    reference = torch.tensor([known[pair.chosen.name] for pair in rows])
-    return {**collate(rows, pad_id), "reference_chosen": reference[:, 0], "reference_rejected": reference[:, 1]}
+def collate(rows: Sequence[Pair], known: Mapping[str, tuple[float, float]] | None) -> dict[str, Any]:
+    """Return a packed batch that predicts both answers of each pair, with targets and what the reference says of it."""
+    batch = {
+        **pack_tokens([pair.row for pair in rows]),
+        "targets": torch.tensor([pair.target for pair in rows]),
+        "names": [pair.chosen.name for pair in rows],
+    }
+    return batch if known is None else with_references(batch, rows, known)

@@ -15,15 +15,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
-from cai.judges.preference_model import score_batch, scores_at_end
 from cai.losses.preference import bradley_terry
 from cai.train.configs import RewardConfig
-from cai.train.data import Pair, load_pairs, padded, percentiles, training_order
-from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments, with_adapter
+from cai.train.data import Pair, load_pairs, percentiles, training_order
+from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
+from cai.train.loading import load_packed, with_adapter
+from cai.train.packing import pack_ends
+from cai.train.readout import answer_scores, evaluating, placed
 
 
 class PreferenceModelTrainer(CountedTrainer):
-    """Learns scores from pairs. Rows of a batch: all chosen answers, then all rejected ones."""
+    """Learns scores from pairs."""
 
     centering = 0.0
 
@@ -33,8 +35,7 @@ class PreferenceModelTrainer(CountedTrainer):
 
     def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the soft cross-entropies of the pairs."""
-        scores = scores_at_end(model, batch["input_ids"], batch["attention_mask"])
-        chosen_B, rejected_B = scores.chunk(2)
+        chosen_B, rejected_B = answer_scores(model, batch).view(-1, 2).unbind(1)
         loss_B = bradley_terry(chosen_B, rejected_B, target_B=batch["targets"], centering=self.centering)
         margin_B = (chosen_B - rejected_B).detach()
         return loss_B.sum(), {"accuracy": agreement(margin_B, batch["targets"]).sum(), "margin": margin_B.sum()}
@@ -56,17 +57,17 @@ def run_reward(config: RewardConfig) -> None:
     lengths = [len(pair) for pair in train]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
-    model = load_with_head(path, config.seed, renderer.pad_id)
+    model = load_with_head(path, config, renderer.pad_id, args.device)
     trainer = PreferenceModelTrainer(
         model=with_adapter(model, config, task="SEQ_CLS", keep=["score"]),
         args=args,
         train_dataset=Rows(train, order),
-        data_collator=lambda rows: collate(rows, renderer.pad_id),
+        data_collator=collate,
     )
     trainer.centering = config.centering
     result = fit(trainer, config, label="preference model")
     about = {"rows": len(train), "dropped": dict(dropped), "lengths": percentiles(lengths)}
-    held = evaluate(trainer.accelerator.unwrap_model(trainer.model), held_out, renderer.pad_id)
+    held = evaluate(trainer.accelerator.unwrap_model(trainer.model), held_out)
     finish(trainer, tokenizer, config, {**result, **about, "held_out": held})
 
 
@@ -88,15 +89,15 @@ def load_split(config: RewardConfig, renderer: Renderer) -> tuple[list[Pair], li
     return train, held_out, dropped
 
 
-def load_with_head(path: str, seed: int, pad_id: int) -> Any:
+def load_with_head(path: str, config: RewardConfig, pad_id: int, device: torch.device) -> Any:
     """Return the model with a score head that depends on the seed alone.
 
     The head's weights come from a generator of their own: what else was drawn before does not matter.
     """
-    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype="float32")
+    model = load_packed(AutoModelForSequenceClassification, path, config, device, num_labels=1)
     head = model.score.weight
     if str(model.config.architectures or "").find("SequenceClassification") < 0:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(config.seed)
         scale = 1.0 / (head.shape[1] + 1) ** 0.5
         with torch.no_grad():
             head.copy_(torch.randn(head.shape, generator=generator) * scale)
@@ -104,11 +105,10 @@ def load_with_head(path: str, seed: int, pad_id: int) -> Any:
     return model
 
 
-def collate(rows: Sequence[Pair], pad_id: int) -> dict[str, Any]:
-    """Return a right-padded batch of the chosen and then the rejected answers, and the pairs' targets, float32."""
-    answers = [pair.chosen for pair in rows] + [pair.rejected for pair in rows]
+def collate(rows: Sequence[Pair]) -> dict[str, Any]:
+    """Return a packed batch that is read at both ends of each pair, the pairs' targets, float32, and their names."""
     return {
-        **padded(answers, pad_id),
+        **pack_ends([pair.row for pair in rows]),
         "targets": torch.tensor([pair.target for pair in rows]),
         "names": [pair.chosen.name for pair in rows],
     }
@@ -131,19 +131,16 @@ def split_by_prompt(pairs: Sequence[Pair], *, share: float) -> tuple[list[Pair],
 
 
 @torch.no_grad()
-def evaluate(model: Any, pairs: Sequence[Pair], pad_id: int, *, size: int = 8) -> dict[str, float]:
-    """Return how well a preference model agrees with pairs: their number, accuracy and loss."""
+def evaluate(model: Any, pairs: Sequence[Pair], *, size: int = 8) -> dict[str, float]:
+    """Return how well a model with packed attention agrees with pairs: their number, accuracy and loss."""
     if not pairs:
         return {"pairs": 0}
-    model.eval()
     right, loss = 0.0, 0.0
     ranked = sorted(pairs, key=len)
     for start in range(0, len(ranked), size):
-        batch = ranked[start : start + size]
-        answers = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
-        scores = score_batch(model, [[*answer.prompt, *answer.answer] for answer in answers], pad_id)
-        chosen_B, rejected_B = scores.chunk(2)
-        target_B = torch.tensor([pair.target for pair in batch], device=scores.device)
-        right += float(agreement(chosen_B - rejected_B, target_B).sum())
-        loss += float(bradley_terry(chosen_B, rejected_B, target_B=target_B).sum())
+        batch = placed(collate(ranked[start : start + size]), model.device)
+        with evaluating(model):
+            chosen_B, rejected_B = answer_scores(model, batch).view(-1, 2).unbind(1)
+        right += float(agreement(chosen_B - rejected_B, batch["targets"]).sum())
+        loss += float(bradley_terry(chosen_B, rejected_B, target_B=batch["targets"]).sum())
     return {"pairs": len(pairs), "accuracy": right / len(pairs), "loss": loss / len(pairs)}

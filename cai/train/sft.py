@@ -13,17 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.train.configs import SFTConfig
-from cai.train.data import IGNORED, Example, load_chats, padded, percentiles, training_order
-from cai.train.hf import (
-    CountedTrainer,
-    Rows,
-    answer_logprobs,
-    finish,
-    fit,
-    prepare_process,
-    training_arguments,
-    with_adapter,
-)
+from cai.train.data import Example, load_chats, percentiles, training_order
+from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
+from cai.train.loading import load_packed, with_adapter
+from cai.train.packing import pack_tokens
+from cai.train.readout import answer_logprobs
 
 
 class SFTTrainer(CountedTrainer):
@@ -31,13 +25,11 @@ class SFTTrainer(CountedTrainer):
 
     def units(self, batch: Mapping[str, Any]) -> int:
         """Count the answers' tokens."""
-        return int((batch["labels"][:, 1:] != IGNORED).sum())
+        return len(batch["answer_ids"])
 
     def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the negative log-probabilities of the answers' tokens."""
-        with self.accelerator.autocast():  # for the projection; the model has it by itself
-            logprobs_N, _ = answer_logprobs(model, batch)
-        return -logprobs_N.sum(), {}
+        return -answer_logprobs(model, batch).sum(), {}
 
 
 def run_sft(config: SFTConfig) -> None:
@@ -56,18 +48,18 @@ def run_sft(config: SFTConfig) -> None:
     lengths = [len(example) for example in examples]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
-    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
+    model = load_packed(AutoModelForCausalLM, path, config, args.device)
     trainer = SFTTrainer(
         model=with_adapter(model, config, task="CAUSAL_LM"),
         args=args,
         train_dataset=Rows(examples, order),
-        data_collator=lambda rows: collate(rows, renderer.pad_id),
+        data_collator=collate,
     )
     result = fit(trainer, config, label="sft")
     about = {"rows": len(examples), "dropped": dict(dropped), "lengths": percentiles(lengths)}
     finish(trainer, tokenizer, config, {**result, **about})
 
 
-def collate(rows: Sequence[Example], pad_id: int) -> dict[str, Any]:
-    """Return a right-padded batch with labels on the answers, and the rows' names."""
-    return {**padded(rows, pad_id), "names": [row.name for row in rows]}
+def collate(rows: Sequence[Example]) -> dict[str, Any]:
+    """Return a packed batch that predicts the answers, and the rows' names."""
+    return {**pack_tokens([row.row for row in rows]), "names": [row.name for row in rows]}

@@ -36,6 +36,8 @@ def test_planning_a_run_loads_no_torch() -> None:
         {"lora": {"dropout": 1.0}},
         {"lora": {"rank": 4}},
         {"learning_rat": 1e-5},
+        {"quantization": "4bit"},
+        {"optimizer": "lion"},
     ],
     ids=str,
 )
@@ -54,6 +56,9 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
         (DPOConfig, {"label_noise": 0.5}),
         (DPOConfig, {"loss": "sigmoidal"}),
         (DPOConfig, {"loss": "simpo", "reference": "some/model"}),
+        (DPOConfig, {"reference_mode": "adapter"}),
+        (DPOConfig, {"reference_mode": "adapter", "lora": {}, "reference": "some/model"}),
+        (DPOConfig, {"loss": "ipo", "per_token": True}),
     ],
     ids=str,
 )

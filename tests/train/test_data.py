@@ -1,4 +1,4 @@
-"""Rows into tensors: where the labels are, what is cut, what is dropped, what is refused, and the order."""
+"""Rows into ids: what is learnt, what is cut, what is dropped, what is refused, and the order."""
 
 import random
 from collections import Counter
@@ -12,7 +12,7 @@ from cai.engines.render import Renderer
 from cai.errors import InputError
 from cai.records.export import preference_rows
 from cai.records.schema import Dropped
-from cai.train.data import IGNORED, Example, load_chats, load_pairs, padded, percentiles, training_order
+from cai.train.data import Example, load_chats, load_pairs, percentiles, training_order
 from tests.records import samples
 from tests.train import rig
 
@@ -34,21 +34,13 @@ LONG = [
 ]
 
 
-def test_labels_are_the_last_answer_and_its_end_of_turn(tmp_path: Path, renderer: Renderer) -> None:
+def test_what_is_learnt_is_the_last_answer_and_its_end_of_turn(tmp_path: Path, renderer: Renderer) -> None:
     short, long = chats(tmp_path, renderer, [rig.chat(1), {"messages": LONG}])
-    batch = padded([short, long], renderer.pad_id)
-    end = renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    for row, answer in ((0, rig.chat(1)["messages"][-1]["content"]), (1, "The last answer.")):
-        counted = batch["labels"][row] != IGNORED
-        learnt = batch["labels"][row][counted].tolist()
-        assert learnt[-1] == end
-        assert renderer.tokenizer.decode(learnt) == answer + "<|im_end|>"
-        assert batch["input_ids"][row][counted].tolist() == learnt  # each label is its own position's token
-        places = counted.nonzero()[:, 0].tolist()
-        assert places == list(range(places[0], places[0] + len(learnt)))
-        assert places[-1] == int(batch["attention_mask"][row].sum()) - 1
-    assert batch["input_ids"][0, len(short) :].tolist() == [renderer.pad_id] * (len(long) - len(short))
-    text = renderer.tokenizer.decode(batch["input_ids"][1])
+    decode = renderer.tokenizer.decode
+    for example, answer in ((short, rig.chat(1)["messages"][-1]["content"]), (long, "The last answer.")):
+        assert decode(example.answer) == answer + "<|im_end|>"
+        assert example.row == (example.prompt, (example.answer,))
+    text = decode(long.prompt + long.answer)
     dialogue: Any = LONG
     assert text == renderer.tokenizer.apply_chat_template(dialogue, tokenize=False).rstrip("\n")
 
@@ -67,6 +59,8 @@ def test_both_prompts_of_a_pair_are_cut_alike(tmp_path: Path, renderer: Renderer
     path = rig.write(tmp_path / "rows.jsonl", [row])
     ((pair,), _) = load_pairs([path], renderer, max_length=60)
     assert pair.chosen.prompt == pair.rejected.prompt
+    assert pair.row == (pair.chosen.prompt, (pair.chosen.answer, pair.rejected.answer))
+    assert len(pair) == len(pair.chosen) + len(pair.rejected) - len(pair.chosen.prompt)
     assert max(len(pair.chosen), len(pair.rejected)) == 60
 
 

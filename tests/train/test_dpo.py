@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cai.engines.render import Renderer
 from cai.train import dpo
 from cai.train.data import Example, load_pairs
-from cai.train.dpo import collate_with, reference_sums
+from cai.train.dpo import collate
+from cai.train.readout import use_packing
+from cai.train.references import content_key, pair_sums
 from tests.train import rig
 
 LORA = {"r": 4, "alpha": 8}
@@ -25,20 +27,6 @@ def naive_sum(model: Any, row: Example) -> float:
     logprobs = model(input_ids=torch.tensor([[*row.prompt, *row.answer]])).logits[0].log_softmax(-1)
     start = len(row.prompt) - 1
     return sum(float(logprobs[start + i, token]) for i, token in enumerate(row.answer))
-
-
-def test_the_reference_is_the_naive_sum_in_any_batch(tiny_model_dir: Path, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model_dir))
-    config = rig.settings("dpo", tmp_path, tiny_model_dir, rows=5)
-    pairs, _ = load_pairs(config.data, renderer, max_length=512)
-    for size in (8, 2):
-        known = reference_sums(model, pairs, renderer.pad_id, size=size)
-        for pair in pairs:
-            wanted = (naive_sum(model, pair.chosen), naive_sum(model, pair.rejected))
-            assert known[pair.chosen.name] == pytest.approx(wanted, abs=1e-4)
-    batch = collate_with(pairs[3:], renderer.pad_id, known)
-    assert batch["reference_rejected"][0].item() == pytest.approx(known[pairs[3].rejected.name][1])
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -69,13 +57,18 @@ def test_in_bfloat16_policy_and_reference_start_alike(tiny_model_dir: Path, tmp_
     assert abs(logged[0]["reward_rejected"]) <= 1e-3
 
 
-def test_another_reference_is_taken_from_its_folder(tiny_model_dir: Path, tmp_path: Path) -> None:
+def other_model(tmp_path: Path, like: Path) -> Path:
     from tests.engines import tiny
 
-    other = tiny.llama(initializer_range=0.3)
-    other.save_pretrained(tmp_path / "other")
-    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path / "other")
-    config = rig.settings("dpo", tmp_path, tiny_model_dir, rows=4, reference=str(tmp_path / "other"), beta=0.1)
+    tiny.llama(initializer_range=0.3).save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(like).save_pretrained(tmp_path / "other")
+    return tmp_path / "other"
+
+
+def test_another_reference_is_taken_from_its_folder(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = other_model(tmp_path, tiny_model_dir)
+    other = AutoModelForCausalLM.from_pretrained(folder)
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, rows=4, reference=str(folder), beta=0.1)
     _, logged = rig.train("dpo", config)
     pairs, _ = load_pairs(config.data, Renderer(AutoTokenizer.from_pretrained(tiny_model_dir)), max_length=512)
     policy = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
@@ -193,9 +186,10 @@ def test_loss_and_gradient_are_those_of_trl(tiny_model_dir: Path, tmp_path: Path
     ours.settings = config
     monkey: Any = ours
     monkey.accelerator = theirs.accelerator
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    known = reference_sums(tiny.llama(initializer_range=0.3), pairs, renderer.pad_id)
-    total, readings = ours.loss_sum(model, collate_with(pairs, renderer.pad_id, known))
+    model = use_packing(AutoModelForCausalLM.from_pretrained(tiny_model_dir), "tiny")
+    reference = use_packing(tiny.llama(initializer_range=0.3), "tiny")
+    known = {content_key(pair): pair_sums(reference, pair, bf16=False) for pair in pairs}
+    total, readings = ours.loss_sum(model, collate(pairs, known))
     torch.autograd.backward(total / len(pairs))
     torch.testing.assert_close(total.detach() / len(pairs), their_loss.detach(), atol=1e-5, rtol=1e-5)
     found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
@@ -212,7 +206,16 @@ def test_readings_by_hand(tmp_path: Path) -> None:
     one |= {"chosen_length": torch.tensor([4]), "rejected_length": torch.tensor([2])}
     found = {name: float(value) for name, value in dpo.readings(one, config).items()}
     # log reference - log policy: -2 for the chosen answer, 1 for the rejected one.
-    assert found == {"accuracy": 1.0, "margin": 1.5, "reward_chosen": 1.0, "reward_rejected": -0.5, "kl": -0.5}
+    answers = {"kl": -0.5, "chosen_drop": -2.0}
+    assert found == {"accuracy": 1.0, "margin": 1.5, "reward_chosen": 1.0, "reward_rejected": -0.5, **answers}
+    scaled = dpo.readings(one, config.model_copy(update={"per_token": True}))
+    assert {name: float(value) for name, value in scaled.items()} == {
+        "accuracy": 1.0,
+        "margin": 0.5,
+        "reward_chosen": 0.25,
+        "reward_rejected": -0.25,
+        **answers,
+    }
     per_token = dpo.readings(one, config.model_copy(update={"loss": "simpo"}))
     assert {name: float(value) for name, value in per_token.items()} == {
         "accuracy": 1.0,
@@ -220,3 +223,35 @@ def test_readings_by_hand(tmp_path: Path) -> None:
         "reward_chosen": -1.0,
         "reward_rejected": -1.5,
     }
+
+
+@pytest.mark.parametrize("mode", ["adapter", "copy"])
+def test_a_reference_at_every_step_gives_the_run_of_a_kept_one(tiny_model_dir: Path, tmp_path: Path, mode: str) -> None:
+    changes: dict[str, Any] = {"lora": LORA, "learning_rate": 1e-2}
+    kept, logged = rig.train("dpo", rig.settings("dpo", tmp_path / "kept", tiny_model_dir, **changes))
+    config = rig.settings("dpo", tmp_path / mode, tiny_model_dir, reference_mode=mode, **changes)
+    found, relogged = rig.train("dpo", config)
+    assert abs(logged[-1]["margin"]) > 1e-2
+    for row, other in zip(logged, relogged, strict=True):
+        assert other == pytest.approx(row, abs=1e-4)
+    assert rig.largest_difference(found, kept) <= 1e-4
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "hinge"])
+def test_per_token_is_the_loss_of_the_means(tmp_path: Path, loss: str) -> None:
+    config = dpo.DPOConfig.model_validate({"out": tmp_path, "data": [], "loss": loss})
+    one = sums([0.8, 0.1, 0.6])
+    means = {**one}
+    for side, lengths in (("chosen", [1, 2, 3]), ("rejected", [2, 3, 4])):
+        for model in ("policy", "reference"):
+            means[f"{model}_{side}"] = one[f"{model}_{side}"] / torch.tensor(lengths)
+    torch.testing.assert_close(dpo.LOSSES[loss](dpo.per_token(one), config), dpo.LOSSES[loss](means, config))
+
+
+def test_per_token_reaches_the_loss(tiny_model_dir: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"rows": 4, "reference": str(other_model(tmp_path, tiny_model_dir))}
+    _, whole = rig.train("dpo", rig.settings("dpo", tmp_path / "a", tiny_model_dir, **changes))
+    _, scaled = rig.train("dpo", rig.settings("dpo", tmp_path / "b", tiny_model_dir, per_token=True, **changes))
+    assert abs(scaled[0]["margin"]) < abs(whole[0]["margin"])
+    assert abs(scaled[0]["loss"] - math.log(2)) < abs(whole[0]["loss"] - math.log(2))
+    assert scaled[0]["kl"] == pytest.approx(whole[0]["kl"], abs=1e-5)

@@ -13,9 +13,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from cai.engines.render import Renderer
 from cai.errors import InputError
-from cai.judges.preference_model import PreferenceModel, scores_at_end
+from cai.judges.preference_model import PreferenceModel, score_batch
 from cai.train import reward
+from cai.train.configs import RewardConfig
 from cai.train.data import Example, Pair, load_pairs
+from cai.train.hf import Rows
+from cai.train.readout import answer_scores
 from cai.train.reward import agreement, collate, evaluate, load_with_head, run_reward, split_by_prompt
 from cai.types import Message
 from tests.train import rig
@@ -34,6 +37,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, renderer: Renderer) -> list[
     return load_pairs([path], renderer, max_length=512)[0]
 
 
+def with_head(folder: Path, seed: int, pad_id: int = 0) -> Any:
+    config = RewardConfig(out=folder, data=[], seed=seed, precision="fp32")
+    return load_with_head(str(folder), config, pad_id, torch.device("cpu"))
+
+
 @torch.no_grad()
 def naive_scores(model: Any, rows: list[Example]) -> Tensor:
     """One row at a time, without padding: the head on the decoder's last state."""
@@ -41,21 +49,14 @@ def naive_scores(model: Any, rows: list[Example]) -> Tensor:
     return torch.stack([model.score(state)[0] for state in states])
 
 
-@pytest.mark.parametrize("pad", ["its own", "the end of turn"])
-def test_the_score_is_read_at_the_last_real_token(
-    tiny_model_dir: Path, renderer: Renderer, pairs: list[Pair], pad: str
-) -> None:
-    end = renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    pad_id = renderer.pad_id if pad == "its own" else end
-    model = load_with_head(str(tiny_model_dir), 0, pad_id).eval()
-    batch = collate(pairs, pad_id)
-    assert set(batch["attention_mask"].sum(1).tolist()) != {batch["input_ids"].shape[1]}
-    found = scores_at_end(model, batch["input_ids"], batch["attention_mask"]).detach()
-    wanted = naive_scores(model, [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs])
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
-    if pad_id == end:  # the model's own pooling goes wrong here, so the test can fail
-        own = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].detach()
-        assert float((own - wanted).abs().max()) > 1e-3
+def test_training_scores_as_the_judge_does(tiny_model_dir: Path, renderer: Renderer, pairs: list[Pair]) -> None:
+    model = with_head(tiny_model_dir, 0, renderer.pad_id).eval()
+    answers = [answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    found = answer_scores(model, collate(pairs)).detach()
+    torch.testing.assert_close(found, naive_scores(model, answers), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        judged = score_batch(model, [[*answer.prompt, *answer.answer] for answer in answers], renderer.pad_id)
+    torch.testing.assert_close(found, judged, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("centering", [0.0, 0.05])
@@ -65,7 +66,7 @@ def test_loss_and_gradient_are_those_of_trl(
     from trl.trainer.reward_config import RewardConfig
     from trl.trainer.reward_trainer import RewardTrainer
 
-    model = load_with_head(str(tiny_model_dir), 0, renderer.pad_id)
+    model = with_head(tiny_model_dir, 0, renderer.pad_id)
     rows = [
         {f"{side}_ids": [*answer.prompt, *answer.answer] for side, answer in sides}
         for sides in ([("chosen", pair.chosen), ("rejected", pair.rejected)] for pair in pairs)
@@ -82,7 +83,7 @@ def test_loss_and_gradient_are_those_of_trl(
     ours = object.__new__(reward.PreferenceModelTrainer)
     ours.centering = centering
     their_loss = theirs.compute_loss(model, theirs.data_collator(list(train_set)))
-    our_sum, sums = ours.loss_sum(model, collate(pairs, renderer.pad_id))
+    our_sum, sums = ours.loss_sum(model, collate(pairs))
     for loss in (our_sum / len(pairs), their_loss):
         model.zero_grad()
         torch.autograd.backward(loss)
@@ -99,7 +100,7 @@ def test_soft_targets_are_each_rows_own(tiny_model_dir: Path, tmp_path: Path, re
     config = rig.settings("reward", tmp_path, tiny_model_dir, data=[rig.write(tmp_path / "soft.jsonl", rows)])
     _, logged = rig.train("reward", config)
     found, _ = load_pairs(config.data, renderer, max_length=512)
-    model = load_with_head(str(tiny_model_dir), config.seed, renderer.pad_id).eval()
+    model = with_head(tiny_model_dir, config.seed, renderer.pad_id).eval()
     chosen = naive_scores(model, [pair.chosen for pair in found])
     margin = chosen - naive_scores(model, [pair.rejected for pair in found])
     wanted = -sum(t * logsigmoid(m) + (1 - t) * logsigmoid(-m) for t, m in zip(targets, margin, strict=True)) / 4
@@ -116,11 +117,11 @@ def test_a_tie_agrees_with_no_target() -> None:
 
 def test_the_head_depends_on_the_seed_alone(tiny_model_dir: Path) -> None:
     torch.manual_seed(1)
-    one = load_with_head(str(tiny_model_dir), 3, 0).score.weight
+    one = with_head(tiny_model_dir, 3).score.weight
     torch.manual_seed(2)
     torch.rand(7)
-    same = load_with_head(str(tiny_model_dir), 3, 0).score.weight
-    other = load_with_head(str(tiny_model_dir), 4, 0).score.weight
+    same = with_head(tiny_model_dir, 3).score.weight
+    other = with_head(tiny_model_dir, 4).score.weight
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert 0.05 < float(one.detach().std()) * one.shape[1] ** 0.5 < 2
@@ -134,21 +135,26 @@ def test_a_saved_model_scores_as_it_did_in_training(
     finish = reward.finish
 
     def watched(trainer: Any, *rest: Any) -> None:
-        trained["scores"] = scores_at_end(trainer.model.eval(), batch["input_ids"], batch["attention_mask"]).detach()
+        trained["scores"] = judged(trainer.model.eval())
         finish(trainer, *rest)
 
     monkeypatch.setattr(reward, "finish", watched)
     config = rig.settings("reward", tmp_path, tiny_model_dir, lora=lora, learning_rate=1e-2)
     renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model_dir))
     found, _ = load_pairs(config.data, renderer, max_length=512)
-    batch = collate(found, renderer.pad_id)
+    rows = [[*answer.prompt, *answer.answer] for pair in found for answer in (pair.chosen, pair.rejected)]
+
+    @torch.no_grad()
+    def judged(model: Any) -> Tensor:
+        return score_batch(model, rows, renderer.pad_id)
+
     run_reward(config)
     folder = config.out / "model"
     model = rig.loaded_whole(AutoModelForSequenceClassification, folder)
-    again = scores_at_end(model.eval(), batch["input_ids"], batch["attention_mask"]).detach()
+    again = judged(model.eval())
     torch.testing.assert_close(again, trained["scores"], atol=1e-5, rtol=1e-5)
-    start = load_with_head(str(tiny_model_dir), config.seed, renderer.pad_id).eval()
-    before = scores_at_end(start, batch["input_ids"], batch["attention_mask"]).detach()
+    start = with_head(tiny_model_dir, config.seed, renderer.pad_id).eval()
+    before = judged(start)
     assert float((before - again).abs().max()) > 0.01  # it has learnt something
     judge = PreferenceModel.load(str(folder))
     row = rig.pair(0)
@@ -161,7 +167,7 @@ def test_a_saved_model_scores_as_it_did_in_training(
 def test_training_on_goes_from_the_head_that_is_there(tiny_model_dir: Path, tmp_path: Path) -> None:
     config = rig.settings("reward", tmp_path, tiny_model_dir, rows=4)
     trained, _ = rig.train("reward", config)
-    again = load_with_head(str(config.out / "model"), 99, 0)
+    again = with_head(config.out / "model", 99)
     assert torch.equal(again.score.weight, trained["score.weight"])
 
 
@@ -172,13 +178,14 @@ def test_held_out_prompts_are_never_trained_on(
     rows = [rig.pair(number % 12) for number in range(12)]
     rows += [{**row, "rejected": "I think that " * 9} for row in rows]
     seen: list[str] = []
-    plain = reward.collate
 
-    def watched(pairs: Any, pad_id: int) -> Any:
-        seen.extend(pair.key for pair in pairs)
-        return plain(pairs, pad_id)
+    class Watched(Rows):
+        def __getitem__(self, index: int) -> Any:
+            pair = super().__getitem__(index)
+            seen.append(pair.key)
+            return pair
 
-    monkeypatch.setattr(reward, "collate", watched)
+    monkeypatch.setattr(reward, "Rows", Watched)
     data = [rig.write(tmp_path / "rows.jsonl", rows)]
     config = rig.settings("reward", tmp_path, tiny_model_dir, data=data, eval_fraction=0.4, max_length=48)
     run_reward(config)
@@ -189,6 +196,7 @@ def test_held_out_prompts_are_never_trained_on(
     assert len(train) + len(held) == 24
     assert len(train) % 2 == len(held) % 2 == 0
     assert held
+    assert seen
     assert set(seen) <= {pair.key for pair in train}
     assert not set(seen) & {pair.key for pair in held}
     result = json.loads((config.out / "result.json").read_text())
@@ -198,15 +206,15 @@ def test_held_out_prompts_are_never_trained_on(
 
 
 def test_the_held_out_figures_are_those_of_the_scores(tiny_model_dir: Path, renderer: Renderer) -> None:
-    model = load_with_head(str(tiny_model_dir), 0, renderer.pad_id).eval()
+    model = with_head(tiny_model_dir, 0, renderer.pad_id).eval()
     rows = [Example((5, 6), (7, end), "row") for end in (8, 9)]
     low, high = sorted(rows, key=lambda row: float(naive_scores(model, [row])[0]))
     margin = naive_scores(model, [high])[0] - naive_scores(model, [low])[0]
-    found = evaluate(model, [Pair(high, low, 1.0, "", "a"), Pair(high, low, 0.2, "", "b")], renderer.pad_id)
+    found = evaluate(model, [Pair(high, low, 1.0, "", "a"), Pair(high, low, 0.2, "", "b")])
     soft = -(0.2 * logsigmoid(margin) + 0.8 * logsigmoid(-margin))
     assert (found["pairs"], found["accuracy"]) == (2, 0.5)
     assert found["loss"] == pytest.approx(float(-logsigmoid(margin) + soft) / 2, abs=1e-5)
-    assert evaluate(model, [], renderer.pad_id) == {"pairs": 0}
+    assert evaluate(model, []) == {"pairs": 0}
 
 
 def test_the_micro_batch_changes_no_weight(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -238,7 +246,7 @@ def test_prompts_of_the_evaluation_files_are_not_trained_on(tiny_model_dir: Path
 def test_held_out_figures_do_not_depend_on_the_batch(
     tiny_model_dir: Path, renderer: Renderer, pairs: list[Pair]
 ) -> None:
-    model = load_with_head(str(tiny_model_dir), 0, renderer.pad_id)
-    one, three = (evaluate(model, pairs, renderer.pad_id, size=size) for size in (1, 3))
+    model = with_head(tiny_model_dir, 0, renderer.pad_id)
+    one, three = (evaluate(model, pairs, size=size) for size in (1, 3))
     assert one == pytest.approx(three, abs=1e-5)
     assert one["pairs"] == 6

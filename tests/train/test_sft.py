@@ -17,6 +17,7 @@ from cai.errors import InputError, TrainingError
 from cai.train import hf, sft
 from cai.train.data import load_chats
 from cai.train.hf import MARKER
+from cai.train.readout import answer_logprobs, use_packing
 from cai.train.sft import collate, run_sft
 from tests.train import rig
 
@@ -43,20 +44,16 @@ def test_the_first_loss_is_the_naive_cross_entropy(tiny_model_dir: Path, tmp_pat
     assert logged[0]["loss"] == pytest.approx(naive_loss(tiny_model_dir, config, 4), abs=1e-5)
 
 
-def test_padding_changes_no_loss_and_no_gradient(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_rows_together_give_the_losses_and_gradients_of_rows_alone(tiny_model_dir: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     config = rig.settings("sft", tmp_path, tiny_model_dir, rows=3)
     examples, _ = load_chats(config.data, Renderer(tokenizer), max_length=512)
-    plain = collate(examples, pad_id=0)
-    other = collate(examples, pad_id=77)
-    padding = {"input_ids": 5, "attention_mask": 0, "labels": -100}
-    for name, value in padding.items():
-        other[name] = torch.nn.functional.pad(other[name], (0, 9), value=value)
+    use_packing(model, "tiny")
     results = []
-    for batch in (plain, other):
+    for batches in ([collate(examples)], [collate([example]) for example in examples[::-1]]):
         model.zero_grad()
-        loss = -hf.answer_logprobs(model, batch)[0].sum()
+        loss = -torch.cat([answer_logprobs(model, batch) for batch in batches]).sum()
         torch.autograd.backward(loss)
         results.append((loss.detach(), model.model.layers[0].mlp.up_proj.weight.grad.clone()))
     torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-5)

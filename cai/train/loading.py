@@ -1,0 +1,101 @@
+"""Models to train: in float32 or in 4 bits, with an adapter or without, switched to packed attention."""
+
+import logging
+from collections.abc import Sequence
+from importlib import util
+from typing import Any
+
+import torch
+from transformers.utils import is_liger_kernel_available
+
+from cai.errors import InputError, MissingDependencyError, Problem
+from cai.train.common import wants_bf16
+from cai.train.configs import EpochsConfig
+from cai.train.readout import use_packing
+
+HEADS = ["lm_head", "score"]
+"""Layers that stay in full precision."""
+
+
+def check_extras(config: EpochsConfig) -> None:
+    """Raise MissingDependencyError or InputError when the config asks for kernels that are not here."""
+    if (config.quantization != "none" or config.optimizer != "adamw") and util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError("bitsandbytes", "quantization")
+    if config.liger and not (is_liger_kernel_available() and torch.cuda.is_available()):
+        fix = "pip install liger-kernel on a machine with a GPU, or leave it out"
+        raise InputError(Problem("liger", 0, 0, "Liger kernels are not available here", fix))
+
+
+def load_packed(auto: Any, path: str, config: EpochsConfig, device: torch.device, **options: Any) -> Any:
+    """Return a model of an auto class on its device, in float32 or quantised, switched to packed attention.
+
+    Raises InputError for a model that can't be trained on packed rows.
+    """
+    if config.quantization == "none":
+        model = auto.from_pretrained(path, dtype="float32", **options).to(device)
+    else:
+        model = _in_4bit(auto, path, config, device, **options)
+    return use_packing(model, path)
+
+
+def _in_4bit(auto: Any, path: str, config: EpochsConfig, device: torch.device, **options: Any) -> Any:
+    from peft import prepare_model_for_kbit_training
+    from transformers import BitsAndBytesConfig
+
+    # bitsandbytes tells of every cast, once per layer and step.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    quantized = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",  # Dettmers et al. 2023, arXiv 2305.14314, section 3
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if wants_bf16(config.precision) else torch.float32,
+        llm_int8_skip_modules=HEADS,
+    )
+    model = auto.from_pretrained(
+        path, dtype="float32", quantization_config=quantized, device_map={"": device}, **options
+    ).train()  # as `evaluating` wants it
+    prepared: Any = prepare_model_for_kbit_training
+    return prepared(model, use_gradient_checkpointing=False)  # Trainer sees to that
+
+
+def with_adapter(model: Any, config: EpochsConfig, *, task: str, keep: Sequence[str] = ()) -> Any:
+    """Return the model with the config's adapter on it, or as it is; `keep` names layers trained whole."""
+    if config.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    lora = config.lora
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type=task,
+        modules_to_save=list(keep) or None,
+    )
+    adapted = get_peft_model(model, settings)
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        where = Problem("lora.target_modules", 0, 0, "the output layer can't have an adapter", "name other layers")
+        raise InputError(where)
+    return adapted
+
+
+def merged(model: Any) -> Any:
+    """Return an adapted model with its adapter in its weights.
+
+    Under a quantised model the adapter goes into the weights it was loaded from, in float32: a sum with what 4 bits
+    have left of them would lose precision for nothing.
+    """
+    base = model.get_base_model()
+    if getattr(base, "quantization_method", None) is None:
+        return model.merge_and_unload()
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    options = {"num_labels": base.config.num_labels} if hasattr(base, "score") else {}
+    whole = type(base).from_pretrained(base.config._name_or_path, dtype="float32", **options)
+    whole.config.pad_token_id = base.config.pad_token_id
+    fresh = get_peft_model(whole, model.peft_config["default"])
+    found = {name: value.float().cpu() for name, value in get_peft_model_state_dict(model).items()}
+    set_peft_model_state_dict(fresh, found)
+    return fresh.merge_and_unload()

@@ -1,0 +1,177 @@
+"""What the trainers read of a packed batch: log-probabilities of answers, or a score at the end of each.
+
+Before it is trained, a model is tried: what it gives for two small packed rows must be what it gives for each prompt
+with each answer alone, by its own attention. Models whose layers look past what `cai.train.packed_attention` rules
+(recurrent ones, chunked attention) or whose logits are more than the head's product (a soft cap, a scale) are refused.
+
+T tokens of a packed sequence, N tokens of all answers, A answers, H hidden size, V vocabulary.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from cai.engines.network import SCALED_LOGITS
+from cai.errors import InputError, Problem
+from cai.judges.preference_model import head_of
+from cai.losses.logprobs import projected_logprobs
+from cai.train import packed_attention
+from cai.train.packing import Row, pack_ends, pack_tokens
+
+INPUTS = ("input_ids", "position_ids", "layout")
+
+
+def answer_logprobs(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Return the log-probability of every token of the answers of `pack_tokens`' batch, [N], in nats, float32.
+
+    The vocabulary is projected for those positions alone, a tile at a time. It happens inside the model's forward, in
+    place of its output layer, where wrappers have that layer's weights gathered and autocast is on.
+    """
+    with _projecting(_unwrapped(model).get_output_embeddings(), batch["answer_ids"]):
+        output = _run(model, batch, logits_to_keep=batch["read"])
+    logprobs_N: Tensor = output.logits[0, :, 0]
+    return logprobs_N
+
+
+def answer_sums(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Return the log-probability of each answer of `pack_tokens`' batch, [A], in nats, float32."""
+    logprobs_N = answer_logprobs(model, batch)
+    count = sum(len(answers) for _, answers in batch["layout"])
+    zeros = torch.zeros(count, dtype=logprobs_N.dtype, device=logprobs_N.device)
+    return zeros.index_add(0, batch["answers"], logprobs_N)
+
+
+def answer_scores(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Return a sequence classifier's score of each answer of `pack_ends`' batch, [A], float32."""
+    hidden_1TH = _run(model, batch, output_hidden_states=True).hidden_states[-1]
+    scores_A: Tensor = head_of(model)(hidden_1TH[0, batch["read"]]).squeeze(-1).float()
+    return scores_A
+
+
+def placed(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a batch with its tensors on a device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Turn dropout off for a while.
+
+    Layers in 4 bits stay as they are: bitsandbytes lays out their weights anew for inference on a CPU, for good.
+    """
+    training = [module for module in model.modules() if module.training and type(module).__name__ != "Linear4bit"]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def use_packing(model: Any, name: str) -> Any:
+    """Switch a model to packed attention and return it.
+
+    Raises InputError when it does not give the same that way; `name` is what the message calls it.
+    """
+    _refuse_by_config(model, name)
+    before = model.config._attn_implementation
+    if is_deepspeed_zero3_enabled():  # its weights are in pieces until it is wrapped: nothing can be tried
+        model.set_attn_implementation(packed_attention.NAME)
+        return model
+    with torch.no_grad(), evaluating(model):
+        alone = _alone(model)
+        model.set_attn_implementation(packed_attention.NAME)
+        try:
+            together = _together(model)
+        except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            model.set_attn_implementation(before)
+            raise _refusal(name, model, str(error)) from error
+    gap = float((alone - together).square().mean().sqrt())
+    tolerance = 1e-3 if model.dtype == torch.float32 and not getattr(model, "quantization_method", None) else 0.2
+    # Weights that give NaN either way are not packing's fault: the training says so, with the rows.
+    if torch.isfinite(alone).all() and not gap <= tolerance * max(1.0, float(alone.std())):
+        model.set_attn_implementation(before)
+        raise _refusal(name, model, f"a packed batch gives other results, by {gap:.1e}")
+    return model
+
+
+TRIED: list[Row] = [([1, 5, 3, 8], [[7, 2, 9], [4, 6, 1, 3]]), ([9, 2], [[6, 5], [8, 8, 1]])]
+"""What a model is tried on."""
+
+
+def _together(model: Any) -> Tensor:
+    if _scores(model):
+        return answer_scores(model, placed(pack_ends(TRIED), model.device))
+    return answer_logprobs(model, placed(pack_tokens(TRIED), model.device))
+
+
+def _alone(model: Any) -> Tensor:
+    found = []
+    for prompt, answers in TRIED:
+        for answer in answers:
+            ids = torch.tensor([[*prompt, *answer]], device=model.device)
+            output = model(input_ids=ids, use_cache=False, output_hidden_states=_scores(model))
+            if _scores(model):
+                found.append(head_of(model)(output.hidden_states[-1][0, -1]).float())
+            else:
+                logprobs = output.logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+                found.append(logprobs.gather(-1, ids[0, len(prompt) :, None])[:, 0])
+    return torch.cat(found)
+
+
+def _scores(model: Any) -> bool:
+    """Whether a model is a sequence classifier."""
+    return model.get_output_embeddings() is None
+
+
+def _refuse_by_config(model: Any, name: str) -> None:
+    config = model.config.get_text_config()
+    fields = ("attention_chunk_size",) if _scores(model) else ("attention_chunk_size", *SCALED_LOGITS)
+    for field in fields:
+        if getattr(config, field, None) not in (None, 1, 1.0, False):
+            raise _refusal(name, model, f"its config has '{field}'")
+    if not _scores(model) and getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise _refusal(name, model, "its output layer has a bias")
+
+
+def _refusal(name: str, model: Any, why: str) -> InputError:
+    return InputError(
+        Problem(name, 0, 0, f"{type(model).__name__} cannot be trained on packed rows: {why}", "take another model")
+    )
+
+
+def _run(model: Any, batch: Mapping[str, Any], **options: Any) -> Any:
+    return model(
+        **{name: batch[name] for name in INPUTS},
+        # Four dimensions mean a finished mask: none is built, and packed attention reads none.
+        attention_mask=batch["input_ids"].new_empty(1, 1, 1, 1),
+        use_cache=False,
+        **options,
+    )
+
+
+def _unwrapped(model: Any) -> Any:
+    return getattr(model, "module", model)
+
+
+@contextlib.contextmanager
+def _projecting(head: Any, answer_ids_N: Tensor) -> Iterator[None]:
+    """Let the output layer return the answers' log-probabilities, [1, N, 1], in place of logits."""
+    before = head.__dict__.get("forward")
+
+    def forward(hidden_1NH: Tensor) -> Tensor:
+        return projected_logprobs(hidden_1NH[0], head.weight, answer_ids_N)[None, :, None]
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del head.forward
+        else:
+            head.forward = before

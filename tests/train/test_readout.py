@@ -1,0 +1,118 @@
+"""What is read of packed batches, and which models are refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoModelForSequenceClassification,
+    BloomConfig,
+    Gemma2Config,
+    GPTJConfig,
+    GraniteConfig,
+    Llama4TextConfig,
+    LlamaConfig,
+    MambaConfig,
+)
+
+from cai.errors import InputError
+from cai.train import readout
+from cai.train.packing import pack_ends, pack_tokens
+from cai.train.readout import answer_logprobs, answer_scores, answer_sums, evaluating, placed, use_packing
+from tests.engines import tiny
+from tests.train.test_packed_attention import ROWS, SHAPE, alone, made
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "a soft cap": (Gemma2Config(**SHAPE, head_dim=8), "final_logit_softcapping"),
+    "a scale": (GraniteConfig(**SHAPE, logits_scaling=2.0), "logits_scaling"),
+    "chunks": (
+        Llama4TextConfig(**SHAPE, head_dim=8, attention_chunk_size=4, num_local_experts=2, intermediate_size_mlp=64),
+        "attention_chunk_size",
+    ),
+    "a bias": (GPTJConfig(vocab_size=97, n_embd=48, n_layer=1, n_head=6, rotary_dim=4), "output layer has a bias"),
+    "a recurrent model": (MambaConfig(vocab_size=97, hidden_size=48, num_hidden_layers=1, state_size=4), "Mamba"),
+    "biases by distance": (BloomConfig(vocab_size=97, hidden_size=48, n_layer=1, n_head=6), "Bloom"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_models_that_packing_would_get_wrong_are_refused_by_name(why: str) -> None:
+    config, said = REFUSED[why]
+    model = made(config)
+    with pytest.raises(InputError, match=rf"my/model: .*cannot be trained on packed rows: .*{said}|{said}.*packed"):
+        use_packing(model, "my/model")
+    assert model.config._attn_implementation != "cai_packed"
+
+
+def test_another_result_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.llama()
+    monkeypatch.setattr(readout, "_together", lambda model: readout._alone(model) + 0.1)
+    with pytest.raises(InputError, match=r"a packed batch gives other results, by 1\.0e-01"):
+        use_packing(model, "tiny")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_sums_are_of_each_answer() -> None:
+    model = made(LlamaConfig(**SHAPE))
+    wanted = alone(model, ROWS).split([8, 2, 1, 7, 3, 1, 4])
+    use_packing(model, "llama")
+    batch = placed(pack_tokens(ROWS), torch.device("cpu"))
+    torch.testing.assert_close(answer_sums(model, batch), torch.stack([part.sum() for part in wanted]))
+
+
+def test_scores_are_those_at_the_end_of_one_pass_each() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: Any = AutoModelForSequenceClassification.from_config(LlamaConfig(**SHAPE | {"num_labels": 1}))
+    model.eval()
+    states = [
+        model.model(torch.tensor([[*prompt, *answer]])).last_hidden_state[0, -1]
+        for prompt, answers in ROWS
+        for answer in answers
+    ]
+    wanted = torch.stack([model.score(state)[0] for state in states])
+    use_packing(model, "llama")
+    torch.testing.assert_close(answer_scores(model, pack_ends(ROWS)), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_output_layer_is_itself_again() -> None:
+    model = tiny.llama()
+    use_packing(model, "tiny")
+    with pytest.raises(RuntimeError):
+        answer_logprobs(model, {**pack_tokens(ROWS), "answer_ids": torch.tensor([10**6] * 26)})
+    assert model(input_ids=torch.tensor([[5, 6]])).logits.shape == (1, 2, model.config.vocab_size)
+
+
+def test_no_tensor_of_all_positions_by_vocabulary_is_made() -> None:
+    """The largest thing beside the weights is a tile, however many tokens there are."""
+    model = tiny.llama(vocab_size=20_000)
+    use_packing(model, "tiny")
+    batch = pack_tokens([([5] * 10, [[6] * 1000, [7] * 1000])])
+    largest = 0
+
+    dispatch: Any = TorchDispatchMode
+
+    class Watch(dispatch):  # type: ignore[misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple) else (out,):
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.numel())
+            return out
+
+    with Watch():
+        torch.autograd.backward(answer_logprobs(model, batch).sum())
+    assert 256 * 20_000 <= largest < 2 * 256 * 20_000
+
+
+def test_dropout_is_off_for_a_while() -> None:
+    model = tiny.llama(attention_dropout=0.5)
+    model.train()
+    use_packing(model, "tiny")
+    batch = pack_tokens(ROWS)
+    assert not torch.equal(answer_sums(model, batch), answer_sums(model, batch))
+    with evaluating(model):
+        assert torch.equal(answer_sums(model, batch), answer_sums(model, batch))
+    assert all(module.training for module in model.modules())
