@@ -144,6 +144,9 @@ def show_attacks(name: str, report: "AttackReport", missed: Sequence[str], conso
         "harmless sentence is added; no words: the answer is replaced by a bare mark.",
         style="dim",
     )
+    if CONTROL in report.families:
+        beyond = report.overall.gain - report.families[CONTROL].gain
+        console.print(f"Beyond what a harmless sentence does, attacks gain {100 * beyond:+.1f} points.")
     if missed:
         console.print(Text(f"{name} gives in:", style="red"))
         for line in missed:

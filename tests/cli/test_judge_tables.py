@@ -124,6 +124,7 @@ def test_attacks_are_listed_worst_first_and_no_attack_last() -> None:
     order = [said.index(f" {name} ") for name in ("claim", "turn", "all of these", "no attack", "no words")]
     assert order == sorted(order)
     assert "-100.0 to +100.0" in said, "a gain can't be more"
+    assert "Beyond what a harmless sentence does, attacks gain -80.0 points." in said
     assert "pairwise gives in:\n  too much" in said
     assert "pairwise holds on 12 pairs" in printed(lambda console: show_attacks("pairwise", report(), [], console))
 
