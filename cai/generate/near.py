@@ -6,22 +6,17 @@ texts and a million, and nothing is drawn: the same texts in the same order alwa
 """
 
 import re
-import sqlite3
-import tempfile
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cai.records.index import open_table
 from cai.storage import seed_from
 
 HASHES = 60
 """Minima per text."""
-
-CACHE = 16_384
-"""Kibibytes of the file that are held in memory."""
 
 Shingles = NDArray[np.uint32]
 
@@ -68,7 +63,7 @@ class NearDuplicates:
     """
 
     def __init__(self, threshold: float, *, unit: Literal["words", "letters"] = "words") -> None:
-        """Open an empty index in a folder of its own.
+        """Open an empty index.
 
         `threshold` is the share of shingles from which two texts are near-duplicates, 0.5 to 1. Of pairs that are just
         there, more than 95 in 100 agree in a band.
@@ -78,18 +73,11 @@ class NearDuplicates:
         self._threshold: float = threshold
         self._unit: Literal["words", "letters"] = unit
         self._rows = 5 if threshold >= 0.8 else 3
-        self._folder = tempfile.TemporaryDirectory(prefix="cai-near-")
-        self._index = sqlite3.connect(Path(self._folder.name) / "index.sqlite", isolation_level=None)
-        for line in (
-            "PRAGMA journal_mode = OFF",
-            "PRAGMA synchronous = OFF",
-            f"PRAGMA cache_size = -{CACHE}",
+        self._index = open_table(
             "CREATE TABLE texts (number INTEGER PRIMARY KEY, name TEXT, shingles BLOB)",
             "CREATE TABLE bands (band INTEGER, value INTEGER, number INTEGER, PRIMARY KEY (band, value, number))"
             " WITHOUT ROWID",
-            "BEGIN",
-        ):
-            self._index.execute(line)
+        )
 
     def like(self, name: str, text: str, *, keep: bool = True) -> str | None:
         """Return the name of the first text that this one is a near-duplicate of, or None.
@@ -123,7 +111,6 @@ class NearDuplicates:
     def close(self) -> None:
         """Forget everything."""
         self._index.close()
-        self._folder.cleanup()
 
     def __enter__(self) -> Self:
         """Return itself."""

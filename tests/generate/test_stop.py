@@ -99,7 +99,7 @@ def test_a_spent_budget_keeps_what_was_made_and_more_of_it_goes_on(
 ) -> None:
     made: list[int] = []
     for tokens in (1, 3000, 6000):
-        with pytest.raises(BudgetError, match="the budget is spent: .* what was done is kept: raise the budget"):
+        with pytest.raises(BudgetError, match=r"the budget is spent: .* what was done is kept: raise the budget"):
             run_generate(settings(prompts, tmp_path / "out", budget={"tokens": tokens}))
         made.append(records(tmp_path / "out"))
         costs = tmp_path / "out" / "costs.jsonl"
