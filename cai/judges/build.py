@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, field_validator
 
 from cai.config import Config
 from cai.constitution import Constitution
@@ -14,18 +15,23 @@ from cai.errors import EngineError, InputError, Problem
 from cai.judges.base import Judge
 from cai.judges.contrastive import ContrastiveJudge
 from cai.judges.direction import (
+    Contrasts,
     Direction,
     DirectionJudge,
     StateEngine,
     contrast_states,
+    examples_of,
     middle_layers,
 )
 from cai.judges.pairwise import PairwiseJudge
+from cai.judges.pointwise import PointwiseJudge
+from cai.judges.program import ProgramJudge
+from cai.judges.sampled import SampledJudge
 from cai.processes import is_main, wait_for_all
 from cai.records.schema import Prompt
 from cai.storage import atomic_write_json
 
-JudgeKind = Literal["pairwise", "contrastive", "direction", "preference_model"]
+JudgeKind = Literal["pairwise", "contrastive", "direction", "preference_model", "pointwise", "sampled", "program"]
 
 
 class JudgeConfig(Config):
@@ -36,13 +42,34 @@ class JudgeConfig(Config):
     engine: EngineConfig = EngineConfig()
     """The feedback model; for ``preference_model``, its `model` is the preference model's folder."""
     temperature: float = Field(1.0, gt=0.0)
-    """``pairwise``: divides the logits."""
+    """``pairwise``: divides the logits; ``sampled``: of the sampling."""
+    thoughts: int = Field(0, ge=0)
+    """``pairwise``: the most tokens of reasons written before the choice; 0 asks at once."""
+    clamp: tuple[float, float] | None = None
+    """``pairwise``: probabilities are kept between these; none: 0.4 and 0.6 after reasons, else 0 and 1."""
     scale: float = Field(0.1, gt=0.0)
     """``contrastive``: nats per token that make a logit of 1."""
+    points: float = Field(1.0, gt=0.0)
+    """``pointwise``: difference in expected score, of 1 to 10, that makes a logit of 1."""
+    least_mass: float = Field(0.1, ge=0.0, le=1.0)
+    """``pointwise``: the probability that the ten scores must have together; below it there is no rating."""
+    samples: int = Field(4, ge=1)
+    """``sampled``: answers drawn in each order."""
+    answer_tokens: int = Field(8, ge=1)
+    """``sampled``: the most tokens of an answer; a model that thinks first needs more."""
+    certainty: float = Field(0.99, gt=0.5, le=1.0)
+    """``program``: the probability given to the answer that alone passes its principle's checker."""
     contrasts: int = Field(96, ge=4)
     """``direction``: prompts that it learns from, each answered twice."""
     contrast_tokens: int = Field(48, ge=8)
     """``direction``: the most tokens of those answers."""
+
+    @field_validator("clamp")
+    @classmethod
+    def _holds_one_half(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and not 0 <= given[0] < 0.5 < given[1] <= 1:
+            raise ValueError("a clamp must hold one half inside it; write it as [low, high], such as [0.4, 0.6]")
+        return given
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,16 +94,41 @@ def build_judge(
         from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
 
         return PreferenceModelJudge(PreferenceModel.load(config.engine.model, dtype=config.engine.dtype))
+    if config.kind == "program":
+        return ProgramJudge(certainty=config.certainty)
     engine = engine or build_engine(config.engine)
-    if config.kind == "pairwise":
-        return PairwiseJudge(engine, temperature=config.temperature, shots=constitution.comparison_shots)
-    if config.kind == "contrastive":
-        return ContrastiveJudge(engine, scale=config.scale)
+    if config.kind in ("pairwise", "contrastive", "pointwise", "sampled"):
+        return _asking_judge(config, constitution, engine, seed)
     if not hasattr(engine, "answer_states"):
         raise InputError(
             Problem("judge", 0, 0, f"the engine {engine.name!r} shows no hidden states", "use the kind 'transformers'")
         )
     return _direction_judge(config, constitution, cast(StateEngine, engine), prompts, folder, seed)
+
+
+def _asking_judge(config: JudgeConfig, constitution: Constitution, engine: Engine, seed: int) -> Judge:
+    shots = constitution.comparison_shots
+    if config.kind == "contrastive":
+        return ContrastiveJudge(engine, scale=config.scale)
+    if config.kind == "pointwise":
+        return PointwiseJudge(engine, scale=config.points, least_mass=config.least_mass)
+    if config.kind == "sampled":
+        return SampledJudge(
+            engine,
+            samples=config.samples,
+            temperature=config.temperature,
+            shots=shots,
+            max_new_tokens=config.answer_tokens,
+            seed=seed,
+        )
+    return PairwiseJudge(
+        engine,
+        temperature=config.temperature,
+        shots=shots,
+        thoughts=config.thoughts,
+        clamp=config.clamp,
+        seed=seed,
+    )
 
 
 def _direction_judge(
@@ -91,22 +143,24 @@ def _direction_judge(
     if is_main() and not path.exists():
         dialogues = [prompt.messages for prompt in prompts[: config.contrasts]]
         layers = middle_layers(engine.layers)
-        good, bad = contrast_states(
+        contrasts = contrast_states(
             engine,
             dialogues,
             constitution.principles,
             layers=layers,
             seed=seed,
+            examples=examples_of(constitution),
             max_new_tokens=config.contrast_tokens,
         )
         # Every fifth contrast is kept back to see how well the direction tells a pair it has not seen.
-        back = [index for index in range(len(good)) if index % 5 == 0]
-        rest = [index for index in range(len(good)) if index % 5]
-        if len(rest) < 2:
-            raise EngineError(f"only {len(good)} usable contrasts for the direction judge; raise judge.contrasts")
-        unseen = Direction.fit(good[rest], bad[rest], layers)
-        right = sum(unseen.score(good[back]) > unseen.score(bad[back]))
-        atomic_write_json(folder / "judge.json", {"contrasts": len(good), "unseen": len(back), "right": int(right)})
-        Direction.fit(good, bad, layers).save(path)
+        index = np.arange(len(contrasts.good))
+        back, rest = (Contrasts(*(part[chosen] for part in contrasts)) for chosen in (index % 5 == 0, index % 5 > 0))
+        if len(rest.good) < 2:
+            raise EngineError(f"only {len(index)} usable contrasts for the direction judge; raise judge.contrasts")
+        unseen = Direction.fit(*rest, layers)
+        right = unseen.score(back.good, back.good_lengths) > unseen.score(back.bad, back.bad_lengths)
+        about = {"contrasts": len(index), "unseen": len(right), "right": int(right.sum())}
+        atomic_write_json(folder / "judge.json", about)
+        Direction.fit(*contrasts, layers).save(path)
     wait_for_all()
     return DirectionJudge(engine, Direction.load(path))

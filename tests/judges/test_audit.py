@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def pairs(count: int) -> list[LabelledPair]:
     ]
 
 
-def audited(kind: str, count: int = 200, **given: int) -> Audit:
+def audited(kind: str, count: int = 200, **given: Any) -> Audit:
     judge = Fixed(kind)
     labelled = pairs(count)
     found = judge_pairs(judge, RULES, labelled, **given)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cai.config import load_config
 from cai.constitution import load_constitution
 from cai.engines.scripted import ScriptedEngine
 from cai.engines.transformers import TransformersEngine
@@ -21,11 +22,22 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt.of((Message("user", f"say something about {n}"),), kind="red_team") for n in range(count)]
 
 
-@pytest.mark.parametrize("kind", ["pairwise", "contrastive"])
+@pytest.mark.parametrize("kind", ["pairwise", "contrastive", "pointwise", "sampled"])
 def test_judges_that_ask_by_principle_need_no_learning(kind: str, tmp_path: Path) -> None:
     config = JudgeConfig.model_validate({"kind": kind})
     judge = build_judge(config, CONSTITUTION, prompts=[], folder=tmp_path, seed=0, engine=ScriptedEngine())
     assert (judge.name, judge.model, judge.by_principle) == (kind, "script", True)
+
+
+def test_the_program_judge_needs_no_engine(tmp_path: Path) -> None:
+    judge = build_judge(JudgeConfig(kind="program"), CONSTITUTION, prompts=[], folder=tmp_path, seed=0)
+    assert (judge.name, judge.by_principle) == ("program", True)
+
+
+@pytest.mark.parametrize("clamp", [[0.6, 0.9], [0.4, 0.5], [-0.1, 0.6]])
+def test_a_clamp_that_makes_votes_of_its_own_is_told_before_a_model_is_loaded(clamp: list[float]) -> None:
+    with pytest.raises(InputError, match="a clamp must hold one half inside it"):
+        load_config(JudgeConfig, None, ["kind=pairwise", f"clamp={clamp}"])
 
 
 def test_an_engine_without_hidden_states_is_refused(tmp_path: Path) -> None:
