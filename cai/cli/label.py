@@ -103,26 +103,30 @@ def show(view: "LabelView", console: Console) -> None:
         for name, own in list(view.by_principle.items())[:SHOWN]:
             table.add_row(escape(name), str(own.labels), percent(own.confidence), percent(own.undecided))
         console.print(table)
+        about = "sureness: mean probability of the likelier answer; undecided: 0.4 to 0.6"
+        console.print(about, style="dim", highlight=False, soft_wrap=True)
         _rest(len(view.by_principle), "principles", console)
     if view.drops:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("without a label", justify="right")
         table.add_column("why")
         for (stage, reason), n in list(view.drops.items())[:SHOWN]:
-            table.add_row(f"{n} {'answers' if stage == 'response' else 'pairs'}", escape(reason))
+            what = "answer" if stage == "response" else "pair"
+            table.add_row(f"{n} {what}{'s' if n > 1 else ''}", escape(reason))
         console.print(table)
         _rest(len(view.drops), "reasons", console)
 
 
 def _sentences(view: "LabelView") -> list[str]:
-    from cai.report.words import percent, points
+    from cai.report.words import percent
 
     a = f"A ({view.answer_a})" if view.answer_a else "A"
     found = [f"{a} is the likelier in {percent(view.share_a)}"]
     found.append(f"{percent(view.undecided)} of the labels lie between 0.4 and 0.6")
     if view.asked_twice:
-        bias = f"{points(view.mean_bias)} points towards the first"
-        found.append(f"the order decides {percent(view.flip_rate)} of {view.asked_twice} asked in both: {bias}")
+        bias = view.mean_bias or 0.0
+        towards = f"{100 * abs(bias):.1f} points on average to the one shown {'first' if bias >= 0 else 'second'}"
+        found.append(f"the order decides {percent(view.flip_rate)} of {view.asked_twice}: {towards}")
     if view.spread:
         found.append(f"votes under several principles disagree by {view.mean_spread:.2f} logits on average")
     return found
