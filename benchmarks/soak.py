@@ -3,7 +3,7 @@
 Start: python benchmarks/soak.py [--quick] [--seed 0]
 
 - R1: eight workers, a shard each; 300 SIGKILLs, 30 SIGINTs and 30 SIGTERMs at random moments, a new worker for each
-  that fell. What is joined in the end has the SHA-256 of an undisturbed run, and each kill costs at most the step under way.
+  that fell. What is joined in the end has the SHA-256 of an undisturbed run; each kill costs at most a step.
 - R2: every write, fsync, rename, chmod, cut and removal of a run is numbered. At each, the process dies before it, in
   its middle and after it, or the disk says ENOSPC or EIO. Then a second start has the undisturbed run's bytes; in
   between, a file is whole or as it was.

@@ -90,8 +90,8 @@ def run_generate(config: GenerateConfig) -> None:
     config = in_own_folder(config)
     constitution = load_constitution(config.constitution)
     check_tags(constitution, tuple(config.tags), config.constitution)
-    hashes = file_hashes(config.prompts)
     prompts = read_prompts(config)
+    hashes = file_hashes(config.prompts)
     engine = build_engine(config.engine)
     made_by = {"engine": engine.name, "model": engine.model, "constitution": constitution.digest, "prompts": hashes}
     hold_inputs(config.out, {**config.making, **made_by})

@@ -57,6 +57,7 @@ class PromptSet:
     def __init__(self, prompts: Iterable[Prompt] = ()) -> None:
         """Hold these prompts."""
         self.read = self.repeated = self.rejected = 0
+        self._holds_out = False
         self.counts: dict[PromptKind, int] = dict.fromkeys(get_args(PromptKind), 0)
         self._table = open_table(
             "CREATE TABLE prompts (place INTEGER PRIMARY KEY, key TEXT UNIQUE, id TEXT UNIQUE, kind TEXT,"
@@ -88,6 +89,7 @@ class PromptSet:
             for prompt in cls.load([path], kind=kind):
                 said = said_in(prompt)
                 found._table.execute("INSERT OR IGNORE INTO held_out VALUES (?, ?)", (said, str(path)))
+                found._holds_out = True
         if rejected is None:
             found._load(paths, kind, None)
         else:
@@ -154,22 +156,22 @@ class PromptSet:
                 raise ValueError(f"the id {name!r} is there already, in line {first}; give each row its own")
 
     def _check_held_out(self, prompt: Prompt) -> None:
+        if not self._holds_out:
+            return
         found = self._table.execute("SELECT origin FROM held_out WHERE said = ?", (said_in(prompt),)).fetchone()
         if found is not None:
             raise ValueError(f"held out for evaluation in {found[0]}; take the row out")
 
     def _add(self, prompt: Prompt, origin: str) -> str | None:
         """Add a prompt; return where it stands already, if it does."""
-        place, number = len(self), self.counts[prompt.kind]
-        added = self._table.execute(
-            "INSERT OR IGNORE INTO prompts VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (place, prompt.key, prompt.id, prompt.kind, number, prompt.model_dump_json(), origin),
-        )
-        if added.rowcount:
-            self.counts[prompt.kind] += 1
-            return None
         found = self._table.execute("SELECT origin FROM prompts WHERE key = ?", (prompt.key,)).fetchone()
-        return str(found[0])
+        if found is not None:
+            return str(found[0])
+        place, number = len(self), self.counts[prompt.kind]
+        row = (place, prompt.key, prompt.id, prompt.kind, number, prompt.model_dump_json(), origin)
+        self._table.execute("INSERT INTO prompts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        self.counts[prompt.kind] += 1
+        return None
 
     def __len__(self) -> int:
         """Return how many different prompts there are."""

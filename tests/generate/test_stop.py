@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from cai.budget import BudgetError
+from cai.engines.base import GenerateRequest
 from cai.engines.scripted import ScriptedEngine
+from cai.errors import InputError
 from cai.generate import pipeline
 from cai.generate.pipeline import run_generate
 from cai.stopping import ONE_PRESS_S
@@ -23,7 +25,9 @@ __all__ = ["prompts"]
 WORKER = """
 import sys, time
 from pathlib import Path
+from cai.engines.base import GenerateRequest
 from cai.engines.scripted import ScriptedEngine
+from cai.errors import InputError
 from cai.errors import guarded
 from cai.generate import pipeline
 from tests.generate.answers import reply
@@ -118,11 +122,28 @@ def test_time_that_is_over_ends_with_4(prompts: Path, tmp_path: Path, monkeypatc
     assert "give the same command again" in str(caught.value)
 
 
+def test_a_file_that_changes_during_the_work_is_refused_in_the_end(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = prompts.read_bytes()
+
+    def meddling(request: GenerateRequest, seed: int) -> str:
+        prompts.write_bytes(before + b'{"prompt": "One more?"}\n')
+        return reply(request, seed)
+
+    monkeypatch.setattr(pipeline, "build_engine", lambda config: ScriptedEngine(meddling))
+    with pytest.raises(InputError, match="the file has changed during the work; restore it and give the same command"):
+        run_generate(settings(prompts, tmp_path / "out"))
+    assert not (tmp_path / "out/sft.jsonl").exists()
+    monkeypatch.setattr(pipeline, "build_engine", lambda config: ScriptedEngine(reply))
+    prompts.write_bytes(before)
+    run_generate(settings(prompts, tmp_path / "out"))
+    assert (tmp_path / "out/sft.jsonl").exists()
+
+
 def test_a_folder_holds_what_one_command_makes(
     prompts: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cai.errors import InputError
-
     out = tmp_path / "whole"
     before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
     for more in ({"seed": 1}, {"rounds": 3}, {"constitution": "helpful-honest-harmless"}):
