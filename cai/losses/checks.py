@@ -38,3 +38,12 @@ def positive(**settings: float) -> None:
     for name, value in settings.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}; it must be above 0")
+
+
+def weighted(loss_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Return losses per row times the rows' weights, where there are any.
+
+    Raises ValueError when the shapes disagree.
+    """
+    same_shape(loss_B=loss_B, weight_B=weight_B)
+    return loss_B if weight_B is None else loss_B * weight_B

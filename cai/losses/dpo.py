@@ -10,7 +10,7 @@ Shapes: B batch (rows of preferences).
 
 from torch import Tensor
 
-from cai.losses.checks import positive, same_shape
+from cai.losses.checks import positive, same_shape, weighted
 from cai.losses.preference import soft_cross_entropy
 
 
@@ -49,10 +49,13 @@ def dpo(
     reference_rejected_B: Tensor,
     beta: float,
     target_B: Tensor | None = None,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the loss per row: `loss_B`, in nats, float32. `target_B` is the probability that chosen is preferred.
 
     With a target of t the loss is least where the implicit margin is log(t / (1 - t)), not at infinity.
+
+    `weight_B` multiplies the loss of its row.
 
     Raises ValueError when the shapes disagree or beta isn't above 0.
     """
@@ -63,4 +66,4 @@ def dpo(
         reference_rejected_B=reference_rejected_B,
         beta=beta,
     )
-    return soft_cross_entropy(margin_B, target_B)
+    return weighted(soft_cross_entropy(margin_B, target_B), weight_B)

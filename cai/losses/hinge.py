@@ -7,7 +7,7 @@ Shapes: B batch (rows of preferences).
 
 from torch import Tensor, relu
 
-from cai.losses.checks import same_shape
+from cai.losses.checks import same_shape, weighted
 from cai.losses.dpo import implicit_margin
 
 
@@ -19,11 +19,14 @@ def hinge(
     reference_rejected_B: Tensor,
     beta: float,
     target_B: Tensor | None = None,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the loss per row: `loss_B`, t max(0, 1 - m) + (1 - t) max(0, 1 + m) of the implicit margin m, float32.
 
     `target_B` is the probability t that chosen is preferred, default 1. A hinge can't tell 0.6 from 0.9: both pull the
     margin to 1, with less force. Where labels are soft, prefer `dpo`.
+
+    `weight_B` multiplies the loss of its row.
 
     Raises ValueError when the shapes disagree or beta isn't above 0.
     """
@@ -36,5 +39,5 @@ def hinge(
     )
     same_shape(margin_B=margin_B, target_B=target_B)
     if target_B is None:
-        return relu(1 - margin_B)
-    return target_B * relu(1 - margin_B) + (1 - target_B) * relu(1 + margin_B)
+        return weighted(relu(1 - margin_B), weight_B)
+    return weighted(target_B * relu(1 - margin_B) + (1 - target_B) * relu(1 + margin_B), weight_B)

@@ -8,7 +8,7 @@ Shapes: B batch (rows of preferences).
 
 from torch import Tensor
 
-from cai.losses.checks import positive, same_shape
+from cai.losses.checks import positive, same_shape, weighted
 
 
 def ipo(
@@ -21,12 +21,15 @@ def ipo(
     rejected_length_B: Tensor,
     beta: float,
     target_B: Tensor | None = None,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the loss per row: `loss_B`, the squared distance of the margin from (2 t - 1) / (2 beta), float32.
 
     Log-probabilities are sums over the response's tokens; lengths count those tokens (0 is read as 1). `target_B` is
     the probability t that chosen is preferred, default 1. Its gradient is that of the expected loss over labels drawn
     with t; the constant that differs is left out, so the least loss is 0.
+
+    `weight_B` multiplies the loss of its row.
 
     Raises ValueError when the shapes disagree or beta isn't above 0.
     """
@@ -44,4 +47,4 @@ def ipo(
     rejected_B = (policy_rejected_B.float() - reference_rejected_B.float()) / rejected_length_B.clamp(min=1)
     gap = 1 / (2 * beta)
     gap_B = gap if target_B is None else (2 * target_B - 1) * gap
-    return (chosen_B - rejected_B - gap_B).square()
+    return weighted((chosen_B - rejected_B - gap_B).square(), weight_B)

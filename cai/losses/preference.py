@@ -10,7 +10,7 @@ Shapes: B batch (rows of preferences).
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from cai.losses.checks import same_shape
+from cai.losses.checks import same_shape, weighted
 
 
 def soft_cross_entropy(logit_B: Tensor, target_B: Tensor | None = None) -> Tensor:
@@ -53,7 +53,6 @@ def bradley_terry(
         reward_rejected_B=reward_rejected_B,
         target_B=target_B,
         margin_B=margin_B,
-        weight_B=weight_B,
     )
     reward_chosen_B, reward_rejected_B = reward_chosen_B.float(), reward_rejected_B.float()
     difference_B = reward_chosen_B - reward_rejected_B
@@ -62,4 +61,4 @@ def bradley_terry(
     loss_B = soft_cross_entropy(difference_B, target_B)
     if centering:
         loss_B = loss_B + centering * (reward_chosen_B + reward_rejected_B).square()
-    return loss_B if weight_B is None else loss_B * weight_B
+    return weighted(loss_B, weight_B)

@@ -8,6 +8,7 @@ Shapes: B batch (rows of preferences).
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from cai.losses.checks import weighted
 from cai.losses.dpo import implicit_margin
 
 
@@ -19,10 +20,11 @@ def robust_dpo(
     reference_rejected_B: Tensor,
     beta: float,
     flip_rate: float,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the loss per row: `loss_B`, in nats, float32. It can be negative; its mean over flips is the clean loss.
 
-    `flip_rate` is the share of rows whose label is wrong.
+    `flip_rate` is the share of rows whose label is wrong; `weight_B` multiplies the loss of its row.
 
     Raises ValueError when the shapes disagree, beta isn't above 0, or the flip rate isn't in 0 <= rate < 0.5.
     """
@@ -36,4 +38,5 @@ def robust_dpo(
         beta=beta,
     )
     as_labelled_B, flipped_B = -logsigmoid(margin_B), -logsigmoid(-margin_B)
-    return ((1 - flip_rate) * as_labelled_B - flip_rate * flipped_B) / (1 - 2 * flip_rate)
+    unbiased_B = ((1 - flip_rate) * as_labelled_B - flip_rate * flipped_B) / (1 - 2 * flip_rate)
+    return weighted(unbiased_B, weight_B)

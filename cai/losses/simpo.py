@@ -7,7 +7,7 @@ Shapes: B batch (rows of preferences).
 
 from torch import Tensor
 
-from cai.losses.checks import positive, same_shape
+from cai.losses.checks import positive, same_shape, weighted
 from cai.losses.preference import soft_cross_entropy
 
 
@@ -20,12 +20,15 @@ def simpo(
     beta: float,
     gamma: float,
     target_B: Tensor | None = None,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the loss per row: `loss_B`, in nats, float32.
 
     Log-probabilities are sums over the response's tokens, in nats; lengths count those tokens (0 is read as 1). `gamma`
     is the margin in units of reward (the paper's gamma, not gamma / beta). `target_B` is the probability that chosen is
     preferred, default 1.
+
+    `weight_B` multiplies the loss of its row.
 
     Raises ValueError when the shapes disagree or beta isn't above 0.
     """
@@ -39,4 +42,4 @@ def simpo(
     positive(beta=beta)
     chosen_B = policy_chosen_B.float() / chosen_length_B.clamp(min=1)
     rejected_B = policy_rejected_B.float() / rejected_length_B.clamp(min=1)
-    return soft_cross_entropy(beta * (chosen_B - rejected_B) - gamma, target_B)
+    return weighted(soft_cross_entropy(beta * (chosen_B - rejected_B) - gamma, target_B), weight_B)
