@@ -35,7 +35,7 @@ from cai.judges.build import JudgeConfig, build_judge
 from cai.records.loaders import load_prompts, packaged_prompts, take_evenly, transcript_turns
 from cai.types import Dialogue
 
-JUDGES = ("pairwise", "contrastive", "direction", "preference_model")
+JUDGES = ("pairwise", "contrastive", "pointwise", "sampled", "direction", "preference_model")
 CONSTITUTION = {"hh": "harmless", "hhh": "helpful-honest-harmless", "ethical": "harmless"}
 PROMPTS = {"harmless": ["red_team"], "helpful-honest-harmless": ["red_team", "benign", "helpful"]}
 """What the direction judge learns from: packaged prompts, never the data it is measured on."""

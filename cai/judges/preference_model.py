@@ -119,6 +119,10 @@ class PreferenceModelJudge:
         """Yield one verdict per comparison, in their order."""
         return verdicts(comparisons, self._compare, window=WINDOW)
 
+    def scores(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float]:
+        """Return a score per (dialogue, answer); only differences between answers to one dialogue mean something."""
+        return self._model.score(answers)
+
     def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
         answers = [(item.prompt, text) for item in fit for text in (item.response_a, item.response_b)]
         scores = self._model.score(answers)

@@ -71,7 +71,15 @@ def run_label(config: LabelConfig) -> None:
             gc.collect()
         judge = _judge(config, constitution, prompts)
         if config.floor is not None:
-            check_floor(config.floor, judge, constitution, seed=config.seed, out=config.out)
+            check_floor(
+                config.floor,
+                judge,
+                constitution,
+                principles_per_pair=config.principles_per_label,
+                tags=tuple(config.tags),
+                seed=config.seed,
+                out=config.out,
+            )
         _hold(config, made_from, models=[*responses.writers, (judge.name, judge.model)])
         _label(Labeller(config, constitution, judge, weights), responses, jobs)
     wait_for_all()

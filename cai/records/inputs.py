@@ -18,10 +18,11 @@ def file_hashes(paths: Iterable[Path]) -> list[str]:
     for path in paths:
         try:
             hashes.append(hash_file(path))
+        except FileNotFoundError as error:
+            raise InputError(Problem(str(path), 0, 0, "no such file", "check the path")) from error
         except OSError as error:
-            raise InputError(
-                Problem(str(path), 0, 0, f"can't be read: {error.strerror or error}", "check it")
-            ) from error
+            problem = f"can't be read: {error.strerror or error}"
+            raise InputError(Problem(str(path), 0, 0, problem, "check it")) from error
     return hashes
 
 
