@@ -35,6 +35,9 @@ def generate(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Set bad rows of the prompts aside, in rejected.jsonl.")
     ] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="owner/name: upload the rows as this data set, see `cai data export`.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Make nothing; show what each round did, from this folder's journals.")
     ] = None,
@@ -53,13 +56,23 @@ def generate(
     from cai.generate.config import GenerateConfig
 
     if report is None:
+        from cai.cli.export import give
         from cai.generate import run_generate
         from cai.processes import quiet_libraries
+        from cai.records.hub import check_repo
 
         quiet_libraries()
         options = [f"shard={shard}"] if shard else []
         options += ["keep_going=true"] if keep_going else []
-        run_generate(load_config(GenerateConfig, config, [*(settings or []), *options]))
+        made = load_config(GenerateConfig, config, [*(settings or []), *options])
+        if push_to_hub is not None:
+            if made.shard is not None:
+                fix = "merge the shards, then cai data export --push-to-hub"
+                raise InputError(Problem("--push-to-hub", 0, 0, "a shard is no whole data set", fix))
+            check_repo(push_to_hub)
+        run_generate(made)
+        if push_to_hub is not None:
+            give(made.out, push_to_hub=push_to_hub)
         return
     given = _config_of(report, config, settings or [])
     show_report(report, given, judge=judge, model=model, limit=limit, seed=seed, as_json=as_json)

@@ -12,6 +12,7 @@ from cai.cli.command import ends_well
 from cai.cli.constitution import constitution as constitution_app
 from cai.cli.data import data
 from cai.cli.doctor import doctor
+from cai.cli.export import export
 from cai.cli.generate import generate, grow
 from cai.cli.judge import judge
 from cai.cli.label import label
@@ -23,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(judge, name="judge")
 app.add_typer(data, name="data")
+data.command()(ends_well(export))
 app.command()(ends_well(generate))
 app.command()(ends_well(grow))
 app.command()(ends_well(label))
