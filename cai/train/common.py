@@ -97,16 +97,21 @@ def fsync_files(folder: Path) -> None:
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, constitutions: list[str]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    constitutions: list[str],
+    weights: dict[str, Any] | None = None,
 ) -> None:
     """Save model and tokenizer as safetensors so that the folder appears whole or not at all.
 
-    `constitutions` are the digests of those it was made under.
+    `constitutions` are the digests of those it was made under; `weights` are the model's where it has pieces only.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     with storing(folder):
         shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         mark(partial, constitutions)
         fsync_files(partial)

@@ -23,6 +23,7 @@ import torch
 import transformers
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -109,7 +110,8 @@ class CountedTrainer(Trainer):
         Called before the optimizer moves a weight. A process that left alone would let the others wait for it.
         """
         model: Any = self.model
-        sums = [weight.grad.sum().float() for weight in model.parameters() if weight.grad is not None]
+        pieces = [_here(weight.grad) for weight in model.parameters() if weight.grad is not None]
+        sums = [piece.sum().float() for piece in pieces]
         broken = bool(sums) and not bool(torch.isfinite(torch.stack(sums)).all())
         found = torch.tensor([float(bool(self._not_finite)), float(broken)], device=self.args.device)
         losses, gradients = self.accelerator.reduce(found, reduction="sum").tolist()
@@ -131,6 +133,11 @@ class CountedTrainer(Trainer):
             logs = {**logs, **{name: value / count for name, value in totals.items()}}
             self._sums = {}
         super().log(logs, start_time)
+
+
+def _here(gradient: Tensor) -> Tensor:
+    """Return the piece of a sharded gradient that this process has; of another the whole."""
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
 class _RefusesNonFinite(TrainerCallback):
@@ -290,12 +297,14 @@ def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[st
 def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result: dict[str, Any]) -> None:
     """Merge an adapter, save the model, write result.json, and give the checkpoints' room back."""
     trainer.accelerator.wait_for_everyone()
+    # Every process takes part: where weights are sharded (FSDP, ZeRO-3) each has a piece.
+    weights = trainer.accelerator.get_state_dict(trainer.model)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if is_main():
         if config.lora is not None:
-            model = merged(model)
+            model, weights = merged(model, weights), None
         under = constitutions_of(config.data, [config.model])
-        save_model(model, tokenizer, config.out / "model", constitutions=under)
+        save_model(model, tokenizer, config.out / "model", constitutions=under, weights=weights)
         atomic_write_json(config.out / "result.json", {**result, "peak_memory_mb": peak_memory_mb()})
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

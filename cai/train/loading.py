@@ -1,11 +1,12 @@
 """Models to train: in float32 or in 4 bits, with an adapter or without, switched to packed attention."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import util
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.utils import is_liger_kernel_available
 
 from cai.errors import InputError, MissingDependencyError, Problem
@@ -81,21 +82,19 @@ def with_adapter(model: Any, config: EpochsConfig, *, task: str, keep: Sequence[
     return adapted
 
 
-def merged(model: Any) -> Any:
-    """Return an adapted model with its adapter in its weights.
+def merged(model: Any, weights: Mapping[str, Tensor]) -> Any:
+    """Return the model that was adapted, loaded anew in float32, with the trained adapter in its weights.
 
-    Under a quantised model the adapter goes into the weights it was loaded from, in float32: a sum with what 4 bits
-    have left of them would lose precision for nothing.
+    `weights` are the whole model's, as `accelerator.get_state_dict` gathers them. Anew, because the model at hand may
+    be in pieces, or in 4 bits: a sum with what those have left of it would lose precision for nothing.
     """
-    base = model.get_base_model()
-    if getattr(base, "quantization_method", None) is None:
-        return model.merge_and_unload()
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
+    base = model.get_base_model()
     options = {"num_labels": base.config.num_labels} if hasattr(base, "score") else {}
     whole = type(base).from_pretrained(base.config._name_or_path, dtype="float32", **options)
     whole.config.pad_token_id = base.config.pad_token_id
     fresh = get_peft_model(whole, model.peft_config["default"])
-    found = {name: value.float().cpu() for name, value in get_peft_model_state_dict(model).items()}
-    set_peft_model_state_dict(fresh, found)
+    adapter = get_peft_model_state_dict(model, state_dict=dict(weights))
+    set_peft_model_state_dict(fresh, {name: value.float().cpu() for name, value in adapter.items()})
     return fresh.merge_and_unload()

@@ -64,13 +64,13 @@ def test_trackers_write_into_the_run_and_stay_offline(tmp_path: Path, monkeypatc
 
 def test_a_model_that_could_not_be_saved_is_absent(tmp_path: Path) -> None:
     class Saves:
-        def save_pretrained(self, folder: Path) -> None:
+        def save_pretrained(self, folder: Path, **_: Any) -> None:
             folder.mkdir(exist_ok=True)
             (folder / "sub").mkdir(exist_ok=True)
             (folder / "config.json").write_text(json.dumps({}))
 
     class Fails:
-        def save_pretrained(self, folder: Path) -> None:
+        def save_pretrained(self, folder: Path, **_: Any) -> None:
             raise RuntimeError("stopped")
 
     good: Any = Saves()
