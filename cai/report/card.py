@@ -40,8 +40,8 @@ USES = {
 
 LIMITS = """\
 Models wrote the answers, and no person has checked them. Red-team prompts ask for harm by design, and an answer may
-give it. The checks that dropped texts read words, not meaning. Not for the evaluation of models that it was made with or
-trained on, and no evidence that a model trained on it is safe."""
+give it. The checks that dropped texts read words, not meaning. Not for the evaluation of models that it was made with
+or trained on, and no evidence that a model trained on it is safe."""
 
 
 @dataclass
