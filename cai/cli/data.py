@@ -34,3 +34,47 @@ def merge(
     merge_shards(folders, whole, prompts=prompts or ())
     counts = json.loads((whole / "result.json").read_text("utf-8"))["counts"]
     print(f"{whole}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+
+
+@data.command()
+@ends_well
+def inspect(
+    files: Annotated[
+        list[Path], typer.Argument(help="Pairs to train on, or chats ('messages'): .jsonl, .csv, .parquet.")
+    ],
+    model: Annotated[str, typer.Option(help="Whose tokenizer counts: a folder, a hub id or 'embedded'.")] = "embedded",
+    max_length: Annotated[int, typer.Option(min=8, help="Tokens of a row, as the training's config has it.")] = 1024,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Show lengths, labels and what is wrong with training rows, before a model is trained on them.
+
+    cai data inspect runs/label/preferences.jsonl
+
+    Ends with 2 when a finding is an error.
+    """
+    import json
+
+    from rich.console import Console
+
+    from cai.cli.data_tables import show_rows
+    from cai.engines.embedded import resolve_model
+    from cai.engines.render import Renderer
+    from cai.errors import InputError, Problem
+    from cai.train.checks import measure_chats, measure_pairs, rows_of
+    from cai.train.inspection import describe
+
+    first = next(iter(rows_of(files)), None)
+    if first is None:
+        raise InputError(Problem(", ".join(map(str, files)), 0, 0, "no rows", "name a file that has some"))
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(model))
+    measure = measure_chats if "messages" in first[1] else measure_pairs
+    items = measure(rows_of(files), Renderer(tokenizer))
+    told = describe(items, max_length, template=tokenizer.chat_template is not None)
+    if as_json:
+        print(json.dumps(told, indent=2))
+    else:
+        show_rows(told, Console())
+    if any(each["severity"] == "error" for each in told["findings"]):
+        raise typer.Exit(2)

@@ -1,4 +1,4 @@
-"""`cai data`: joining shards."""
+"""`cai data`: joining shards, and looking at rows before training."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from cai.cli.main import app
 from cai.engines.scripted import ScriptedEngine
 from cai.generate import pipeline
 from tests.generate.test_pipeline import prompts, reply
+from tests.train.rig import chat, pair, write
 
 __all__ = ["prompts"]
 
@@ -43,3 +44,34 @@ def test_what_cannot_be_joined_ends_with_2(prompts: Path, tmp_path: Path) -> Non
     code, _, told = run("generate", f"prompts=[{prompts}]", f"out={tmp_path / 'out'}", "--shard", "3/2")
     assert code == 2
     assert "is no share of the work" in told
+
+
+def test_pairs_are_inspected_for_people_and_as_json(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [pair(number, chosen_prob=0.8) for number in range(5)])
+    code, said, told = run("data", "inspect", path, "--model", tiny_model_dir)
+    assert code == 0, told
+    assert "5 pairs of 5 prompts" in said
+    assert "Nothing wrong was found." in said
+    write(path, [{**pair(number, chosen_prob=0.8), "chosen": "Same.", "rejected": "Same."} for number in range(5)])
+    code, said, told = run("data", "inspect", path, "--model", tiny_model_dir, "--json")
+    assert code == 2, told  # of no row anything can be learned
+    figures = json.loads(said)
+    assert figures["labels"] == [0, 0, 0, 0, 0, 0, 0, 0, 5, 0]
+    assert [(each["id"], each["severity"]) for each in figures["findings"]] == [("equal-answers", "error")]
+
+
+def test_chats_are_told_by_their_field(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "chats.jsonl", [chat(number) for number in range(3)])
+    code, said, told = run("data", "inspect", path, "--model", tiny_model_dir)
+    assert code == 0, told
+    assert "3 chats of 3 prompts" in said
+
+
+def test_rows_that_are_none_and_files_without_rows_end_with_2(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [pair(1), {"x": 1}])
+    code, _, told = run("data", "inspect", path, "--model", tiny_model_dir)
+    assert code == 2
+    assert f"{path}:2:1: no 'chosen' and 'rejected'" in told
+    code, _, told = run("data", "inspect", write(tmp_path / "none.jsonl", []), "--model", tiny_model_dir)
+    assert code == 2
+    assert "no rows" in told
