@@ -142,7 +142,7 @@ def undisturbed(prompts: Path, out: Path, *, seed: int = 0) -> str:
 
 def kills(folder: Path, wanted: dict[signal.Signals, int], chance: random.Random) -> dict[str, int]:
     """Send so many signals of each kind to workers; run after run, until all are sent. Return what was counted."""
-    prompts = prompts_of(folder, 96)
+    prompts = prompts_of(folder, 480 if sum(wanted.values()) > 100 else 96)
     expected = undisturbed(prompts, folder / "undisturbed")
     owed = [name for name, count in wanted.items() for _ in range(count)]
     chance.shuffle(owed)

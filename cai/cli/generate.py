@@ -1,8 +1,9 @@
 """`cai generate`: critique and revision, and what each round of it did. `cai grow`: more red-team prompts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -113,17 +114,17 @@ def show_report(
     """Print what each round did."""
     from cai.constitution import load_constitution
     from cai.evaluate.measures import MEASURES
-    from cai.generate.rounds import read_standings, round_views
+    from cai.generate.rounds import Standing, Standings, round_views
 
-    standings = read_standings(folder) if folder.is_dir() else []
-    if not standings:
+    standings: Iterable[Standing] = Standings(folder) if folder.is_dir() else []
+    if next(iter(standings), None) is None:
         fix = "give the folder that out= of a run with red-team prompts named"
         raise InputError(Problem(str(folder), 0, 0, "no chains of critique and revision", fix))
     constitution = load_constitution(config.constitution) if config else None
     judged = None
     if judge is not None:
-        standings = standings[:limit]
-        judged = _judged(judge, model, standings, config, constitution, folder, seed)
+        standings = chains = list(islice(standings, limit))
+        judged = _judged(judge, model, chains, config, constitution, folder, seed)
     measures = {name: MEASURES[name] for name in ("words", "refusal_wording")}
     views = round_views(standings, measures, constitution, judged)
     if as_json:
@@ -144,7 +145,7 @@ def _judged(
     from cai.engines.build import EngineConfig
     from cai.generate.rounds import judge_rounds
     from cai.judges.build import JudgeConfig, JudgeKind, build_judge
-    from cai.records.loaders import load_prompts
+    from cai.records.loaders import PromptSet
 
     if kind not in get_args(JudgeKind):
         fix = f"use one of {', '.join(get_args(JudgeKind))}"
@@ -152,9 +153,11 @@ def _judged(
     if config is None or constitution is None:
         fix = "give --config FILE or prompts=[…], as the run had them"
         raise InputError(Problem(str(folder), 0, 0, "no config.json here, so nobody knows the prompts", fix))
-    prompts = load_prompts(config.prompts)
+    rejected = folder / "rejected.jsonl" if config.keep_going else None
+    prompts = PromptSet.load(config.prompts, held_out=config.held_out, rejected=rejected)
     made = JudgeConfig.model_validate({"kind": kind, "engine": EngineConfig(model=model)})
-    asked = build_judge(made, constitution, prompts=prompts, folder=folder / "report", seed=seed)
+    first = list(islice(prompts, made.contrasts))  # more is not learned from
+    asked = build_judge(made, constitution, prompts=first, folder=folder / "report", seed=seed)
     return judge_rounds(asked, standings, prompts, constitution, seed=seed)
 
 

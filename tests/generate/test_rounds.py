@@ -6,8 +6,9 @@ import pytest
 
 from cai.constitution import load_constitution
 from cai.evaluate.measures import words
-from cai.generate.rounds import judge_rounds, read_standings, round_views
+from cai.generate.rounds import Standings, judge_rounds, round_views
 from cai.records.journal import Journal
+from cai.records.loaders import PromptSet
 from cai.records.schema import Critique, Draft, Dropped, Prompt, Provenance, Record, Revision
 from cai.types import Message
 from tests.label.test_pipeline import LengthJudge
@@ -73,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_chain_stands_where_its_last_revision_left_it(folder: Path) -> None:
-    standings = read_standings(folder)
+    standings = Standings(folder)
     texts = [[answer.text for answer in standing.answers] for standing in standings]
     assert texts == [
         ["one two", "one two three", "one"],
@@ -82,25 +83,33 @@ def test_a_chain_stands_where_its_last_revision_left_it(folder: Path) -> None:
     ]
 
 
+def test_chains_can_be_gone_through_again_and_are_not_held(folder: Path) -> None:
+    standings = Standings(folder)
+    assert list(standings) == list(standings)
+    one, other = (next(iter(standings)) for _ in range(2))
+    assert one == other
+    assert one is not other
+
+
 def test_a_run_that_revises_at_once_has_chains_too(tmp_path: Path) -> None:
     first = draft(PROMPTS[0], "one")
     second = revision(first, first.id, 1, "two")
     write(tmp_path, drafts=[first], revisions=[second, revision(second, second.id, 2, "three")])
-    [standing] = read_standings(tmp_path)
+    [standing] = Standings(tmp_path)
     assert [answer.text for answer in standing.answers] == ["one", "two", "three"]
 
 
 def test_each_round_is_measured_on_all_chains(folder: Path) -> None:
-    views = round_views(read_standings(folder), {"words": words})
+    views = round_views(Standings(folder), {"words": words})
     assert [(view.round, view.chains, view.revised) for view in views] == [(0, 3, 0), (1, 3, 1), (2, 3, 2)]
     assert [view.measures["words"] for view in views] == [2, pytest.approx(7 / 3), pytest.approx(7 / 3)]
     assert all(view.passes is None and view.wins is None for view in views)
 
 
 def test_the_judge_compares_each_round_with_the_draft(folder: Path) -> None:
-    standings = read_standings(folder)
+    standings = list(Standings(folder))
     harmless = load_constitution("harmless")
-    judged = judge_rounds(LengthJudge(), standings, PROMPTS[:2], harmless, seed=0)
+    judged = judge_rounds(LengthJudge(), standings, PromptSet(PROMPTS[:2]), harmless, seed=0)
     assert [vote is not None and vote > 0.5 for vote in judged[0]] == [True, False, False]
     assert judged[0][1] == 0.5, "its own draft"
     assert judged[0][2] is None, "nobody knows its prompt"
@@ -120,12 +129,12 @@ def test_checkers_are_asked_where_the_constitution_has_some(folder: Path, tmp_pa
         'name: short\nversion: "1"\nprinciples:\n  - {id: short, text: Be short., checker: "max_words:2"}\n'
         "  - {id: kind, text: Be kind.}\n"
     )
-    views = round_views(read_standings(folder), {}, load_constitution(str(path)))
+    views = round_views(Standings(folder), {}, load_constitution(str(path)))
     passed = [view.passes[0] if view.passes else None for view in views]
     assert passed == [1, pytest.approx(2 / 3), pytest.approx(2 / 3)]
-    assert round_views(read_standings(folder), {}, load_constitution("harmless"))[0].passes is None
+    assert round_views(Standings(folder), {}, load_constitution("harmless"))[0].passes is None
 
 
 def test_an_empty_folder_has_no_chains(tmp_path: Path) -> None:
-    assert read_standings(tmp_path) == []
+    assert list(Standings(tmp_path)) == []
     assert round_views([], {}) == []
