@@ -30,7 +30,8 @@ from cai.engines.render import Renderer
 from cai.engines.transformers import TransformersEngine
 from cai.evaluate.stats import WinRate, win_rate
 from cai.judges.base import Comparison, Judge
-from cai.judges.direction import Direction, DirectionJudge, contrast_states, middle_layers
+from cai.judges.contrasts import contrast_states
+from cai.judges.direction import Direction, DirectionJudge, middle_layers
 from cai.losses.gae import gae
 from cai.losses.kl import shaped_rewards
 from cai.losses.logprobs import selected_logprobs
@@ -210,7 +211,7 @@ def main(model: str, *, prompts: int, tokens: int, seed: int) -> WinRate:
     second = sample(engine, train_prompts, tokens=tokens, seed=seed + 4)
     layers = middle_layers(parent.config.num_hidden_layers)
     contrasts = contrast_states(parent_engine, train_prompts, constitution.principles, layers=layers, seed=seed)
-    judge = DirectionJudge(parent_engine, Direction.fit(*contrasts, layers))
+    judge = DirectionJudge(parent_engine, Direction.fit(contrasts, layers))
     labels = compare(judge, train_prompts, first, second)
     pairs = [
         (row(prompt, a), row(prompt, b), label)

@@ -14,15 +14,8 @@ from cai.engines.build import EngineConfig, build_engine
 from cai.errors import EngineError, InputError, Problem
 from cai.judges.base import Judge
 from cai.judges.contrastive import ContrastiveJudge
-from cai.judges.direction import (
-    Contrasts,
-    Direction,
-    DirectionJudge,
-    StateEngine,
-    contrast_states,
-    examples_of,
-    middle_layers,
-)
+from cai.judges.contrasts import StateEngine, contrast_states, examples_of, written_states
+from cai.judges.direction import Direction, DirectionJudge, middle_layers
 from cai.judges.pairwise import PairwiseJudge
 from cai.judges.pointwise import PointwiseJudge
 from cai.judges.program import ProgramJudge
@@ -143,24 +136,27 @@ def _direction_judge(
     if is_main() and not path.exists():
         dialogues = [prompt.messages for prompt in prompts[: config.contrasts]]
         layers = middle_layers(engine.layers)
+        examples = examples_of(constitution)
         contrasts = contrast_states(
             engine,
             dialogues,
             constitution.principles,
             layers=layers,
             seed=seed,
-            examples=examples_of(constitution),
+            examples=examples,
             max_new_tokens=config.contrast_tokens,
         )
+        written = written_states(engine, examples, layers)
+        if written is not None:
+            contrasts = contrasts.and_also(written)
         # Every fifth contrast is kept back to see how well the direction tells a pair it has not seen.
-        index = np.arange(len(contrasts.good))
-        back, rest = (Contrasts(*(part[chosen] for part in contrasts)) for chosen in (index % 5 == 0, index % 5 > 0))
-        if len(rest.good) < 2:
-            raise EngineError(f"only {len(index)} usable contrasts for the direction judge; raise judge.contrasts")
-        unseen = Direction.fit(*rest, layers)
-        right = unseen.score(back.good, back.good_lengths) > unseen.score(back.bad, back.bad_lengths)
-        about = {"contrasts": len(index), "unseen": len(right), "right": int(right.sum())}
+        back = np.arange(len(contrasts.good)) % 5 == 0
+        if sum(~back) < 2:
+            raise EngineError(f"only {len(back)} usable contrasts for the direction judge; raise judge.contrasts")
+        unseen, kept = Direction.fit(contrasts.where(~back), layers), contrasts.where(back)
+        right = unseen.score(kept.good, kept.good_lengths) > unseen.score(kept.bad, kept.bad_lengths)
+        about = {"contrasts": len(back), "unseen": len(right), "right": int(right.sum())}
         atomic_write_json(folder / "judge.json", about)
-        Direction.fit(*contrasts, layers).save(path)
+        Direction.fit(contrasts, layers).save(path)
     wait_for_all()
     return DirectionJudge(engine, Direction.load(path))
