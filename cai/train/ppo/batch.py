@@ -8,7 +8,7 @@ Shapes: B rows, T tokens of the longest response, L tokens of the longest prompt
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -40,7 +40,11 @@ class Sample:
     sampled_logprobs: tuple[float, ...] = ()
     """What the engine says of its tokens, at temperature 1."""
     score: float | None = None
-    """The reward function's word; None is a failed reward, and the sample is dropped."""
+    """The rewards' word; None is a failed reward, and the sample is dropped."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Each reward by its name, before weights, those that are only read too."""
+    failure: str = ""
+    """Why there is no score."""
 
 
 class Inputs(NamedTuple):

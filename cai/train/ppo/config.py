@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cai.train.configs import TrainConfig
+from cai.train.rewards.config import ModelReward, RewardEntry, check_sum
 
 Estimator = Literal["k1", "k2", "k3"]
 """As in `cai.losses.kl`, which can't be imported here: planning a run loads no torch."""
@@ -24,7 +25,9 @@ class PPOConfig(TrainConfig):
     prompts: list[Path] = Field(min_length=1)
     """Prompt files: JSONL of Prompt records, or rows with `prompt` or `messages` (also CSV and Parquet)."""
     reward_model: Path | None = None
-    """The preference model's folder. Needed unless a Python function is given in its place."""
+    """A preference model's folder: short for a first entry of `rewards`, of kind ``model`` and weight 1."""
+    rewards: list[RewardEntry] = Field(default_factory=list)
+    """What answers are scored by, added up with their weights; one of weight 0 is read and not trained on."""
     reference: str | None = None
     """The model that the KL penalty holds the policy to; None is the start of `model`."""
 
@@ -90,8 +93,15 @@ class PPOConfig(TrainConfig):
     def _one_path_is_a_list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str | Path) else given
 
+    @property
+    def all_rewards(self) -> list[RewardEntry]:
+        """The rewards, the one of `reward_model` first."""
+        short = [] if self.reward_model is None else [ModelReward(kind="model", path=self.reward_model)]
+        return [*short, *self.rewards]
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        check_sum(self.all_rewards)
         if self.minibatches > self.batch_size:
             raise ValueError(f"minibatches ({self.minibatches}) can't be more than batch_size ({self.batch_size})")
         if self.max_new_tokens >= self.max_length:

@@ -12,8 +12,6 @@ Each process answers and scores its share; then all of them hold all of it.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from accelerate.utils import gather_object
@@ -26,31 +24,10 @@ from cai.records.schema import Prompt
 from cai.storage import seed_from
 from cai.train.ppo.batch import Inputs, Minibatch, Sample, make_inputs
 from cai.train.ppo.config import PPOConfig
-from cai.types import Dialogue
+from cai.train.rewards.sum import Rewards
 
 SHOWN = 5
 """Rows that an error names."""
-
-
-class RewardFunction(Protocol):
-    """Scores answers, higher is better: a preference model, a checker, a call to a service."""
-
-    def __call__(self, prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
-        """Return a score for each answer, None where there is none (that answer is then left out)."""
-        ...
-
-
-def preference_reward(folder: Path, device: torch.device) -> RewardFunction:
-    """Return the reward of a preference model in a folder."""
-    from cai.judges.preference_model import PreferenceModel
-
-    model = PreferenceModel.load(str(folder))
-    model.model.to(device)
-
-    def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
-        return model.score(list(zip(prompts, answers, strict=True)))
-
-    return reward
 
 
 def prompts_of_step(prompts: Sequence[Prompt], config: PPOConfig, step: int) -> list[Prompt]:
@@ -109,16 +86,11 @@ def _sample(row: int, prompt: Prompt, completion: Completion, renderer: Renderer
     )
 
 
-def add_scores(samples: Sequence[Sample], reward: RewardFunction) -> list[Sample]:
-    """Return the samples with the reward's word on each; raises TrainingError when it isn't one per answer."""
-    if not samples:
-        return []
-    scores = list(reward([sample.prompt for sample in samples], [sample.answer for sample in samples]))
-    if len(scores) != len(samples):
-        problem = f"the reward function gave {len(scores)} scores for {len(samples)} answers; it must give one each"
-        raise TrainingError(problem)
+def add_scores(samples: Sequence[Sample], rewards: Rewards) -> list[Sample]:
+    """Return the samples with the rewards' word on each; raises TrainingError when it isn't one per answer."""
+    scores = rewards.score([sample.prompt for sample in samples], [sample.answer for sample in samples])
     return [
-        replace(sample, score=None if score is None else float(score))
+        replace(sample, score=score.total, parts=score.parts, failure=score.failure)
         for sample, score in zip(samples, scores, strict=True)
     ]
 
@@ -137,7 +109,9 @@ def gather_samples(samples: list[Sample]) -> list[Sample]:
         )
     kept = [sample for sample in everyone if sample.score is not None]
     if not kept:
-        raise TrainingError("no answer of this step has a reward; look at the prompts and the reward function")
+        reasons = sorted({sample.failure for sample in everyone if sample.failure})
+        why = f" ({'; '.join(reasons[:SHOWN])})" if reasons else ""
+        raise TrainingError(f"no answer of this step has a reward{why}; look at the prompts and the rewards")
     return kept
 
 

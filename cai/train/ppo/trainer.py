@@ -33,29 +33,31 @@ from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.monitor import Clock, peak_memory_mb, readings, shown_samples
 from cai.train.ppo.policy import Actor, load_policy, make_reference, merged
 from cai.train.ppo.rollout import (
-    RewardFunction,
     add_scores,
     check_finite,
     gather_samples,
-    preference_reward,
     prompts_of_step,
     sample_answers,
     score_tokens,
 )
 from cai.train.ppo.step import Learner
+from cai.train.rewards.config import folders_of
+from cai.train.rewards.sources import build_rewards, check_sources
+from cai.train.rewards.sum import RewardFunction, Rewards
 
 
 def run_ppo(config: PPOConfig, reward_fn: RewardFunction | None = None) -> None:
     """Train a policy by PPO, from its last checkpoint if there is one; a run that is done is left as it is.
 
-    `reward_fn` stands in for the preference model. It is given the answers of one process at a time.
+    `reward_fn` stands in for the config's rewards. It is given the answers of one process at a time.
     """
     result = config.out / "result.json"
     if result.exists():
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
         return
-    if reward_fn is None and config.reward_model is None:
-        raise InputError(Problem("reward_model", 0, 0, "no preference model is named", "give its folder"))
+    if reward_fn is None and not config.all_rewards:
+        problem = "no preference model is named, and no other reward"
+        raise InputError(Problem("reward_model", 0, 0, problem, "give its folder, or a list of rewards"))
     keep_trackers_local(config)
     accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=str(config.out / "trackers"))
     trainer = Trainer(config, accelerator, reward_fn)
@@ -71,6 +73,8 @@ class Trainer:
         self.config, self.accelerator = config, accelerator
         device = accelerator.device
         self.tokenizer = _tokenizer(config.model)
+        if reward_fn is None:
+            check_sources(config.all_rewards)
         self.prompts, self.too_long = usable_prompts(config, Renderer(self.tokenizer))
         prompts = digest([prompt.key for prompt in self.prompts])
         saved = checkpoint.newest(config.out / "checkpoints")
@@ -90,7 +94,7 @@ class Trainer:
         self.engine = TransformersEngine(self.actor.network, self.tokenizer)
         if self.actor.is_copy:
             self.engine.network.keep_shared()
-        self.reward = reward_fn or preference_reward(cast(Path, config.reward_model), device)
+        self.rewards = Rewards.of(reward_fn) if reward_fn else build_rewards(config.all_rewards, device)
         self.learner = Learner(accelerator, policy, config, pad_id=self.engine.renderer.pad_id)
         if saved is not None:
             checkpoint.load_moments(saved, self.learner.optimizer)
@@ -147,7 +151,7 @@ class Trainer:
                 self.engine, self.engine.renderer, prompts, self.config, step=step, rank=rank, world=world
             )
         with clock.phase("reward"):
-            samples = gather_samples(add_scores(answered, self.reward))
+            samples = gather_samples(add_scores(answered, self.rewards))
         with clock.phase("reference"):
             plan = self.learner.plan(samples, step=step, epoch=0)
             pad_id, device = self.engine.renderer.pad_id, self.accelerator.device
@@ -189,7 +193,7 @@ class Trainer:
     def finish(self, result: Path) -> None:
         """Save the model, then say that all is done, then drop the checkpoints."""
         if self.accelerator.is_main_process:
-            under = constitutions_of(models=[self.config.model, self.config.reward_model or ""])
+            under = constitutions_of(models=[self.config.model, *map(str, folders_of(self.config.all_rewards))])
             policy = merged(self.learner.policy, self.config)
             save_model(policy, self.tokenizer, self.config.out / "model", constitutions=under)
             atomic_write_json(result, self.summary())

@@ -9,7 +9,6 @@ from cai.errors import TrainingError
 from cai.records.schema import Prompt
 from cai.train.ppo.batch import Minibatch, Sample
 from cai.train.ppo.rollout import (
-    RewardFunction,
     add_scores,
     check_finite,
     gather_samples,
@@ -18,6 +17,7 @@ from cai.train.ppo.rollout import (
     score_tokens,
 )
 from cai.train.ppo.trainer import Trainer
+from cai.train.rewards.sum import RewardFunction, Rewards
 from cai.types import Dialogue, Message
 from tests.train.ppo.rig import sample, settings, trainer
 
@@ -26,11 +26,12 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt.of((Message("user", f"number {n}"),), kind="helpful") for n in range(count)]
 
 
-def gives(*scores: float | None) -> RewardFunction:
+def gives(*scores: float | None) -> Rewards:
     def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
         return scores
 
-    return reward
+    function: RewardFunction = reward
+    return Rewards.of(function)
 
 
 @pytest.fixture(scope="module")
