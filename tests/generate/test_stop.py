@@ -22,6 +22,8 @@ from tests.generate.test_pipeline import journals, prompts, reply, settings
 
 __all__ = ["prompts"]
 
+ROOT = Path(__file__).parents[2]
+
 WORKER = """
 import sys, time
 from pathlib import Path
@@ -48,7 +50,7 @@ sys.exit(code)
 
 
 def start(prompts: Path, out: Path, slow: float) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", WORKER, str(prompts), str(out), str(slow)]
     child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert child.stdout
@@ -153,3 +155,41 @@ def test_a_folder_holds_what_one_command_makes(
     with pytest.raises(InputError, match="made with another prompts"):
         run_generate(settings(prompts, out))
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()} == before
+
+
+def drafts(out: Path) -> list[int]:
+    paths = (out / name for name in ("drafts.jsonl", "drafts.rank1.jsonl"))
+    return [path.read_bytes().count(b"\n") if path.exists() else 0 for path in paths]
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_processes_twice_and_is_one_press(tmp_path: Path, tiny_model_dir: Path) -> None:
+    """The terminal signals every process, and their launcher passes it on: each still finishes its step."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Question {n}?", "kind": "helpful"}) + "\n" for n in range(160)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += [str(ROOT / "recipes/generate.py"), f"prompts=[{path}]", f"engine.model={tiny_model_dir}", "window=8"]
+    command += ["helpful_per_prompt=1", "sampling.max_new_tokens=60", "near_duplicates=null"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def launched(out: Path) -> subprocess.Popen[bytes]:
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(
+            [*command, f"out={out}"], env=environment, start_new_session=True, stdout=quiet, stderr=quiet
+        )
+
+    child = launched(tmp_path / "out")
+    deadline = time.monotonic() + 60
+    while sum(drafts(tmp_path / "out")) < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGINT)
+    assert child.wait(timeout=60) != 0
+    made = drafts(tmp_path / "out")
+    assert 0 < sum(made) < 160
+    assert [count % 8 for count in made] == [0, 0], "whole steps"
+    before = [(tmp_path / "out" / name).read_bytes() for name in ("drafts.jsonl", "drafts.rank1.jsonl")]
+    assert launched(tmp_path / "out").wait(timeout=120) == 0
+    assert drafts(tmp_path / "out") == [80, 80]
+    for name, kept in zip(("drafts.jsonl", "drafts.rank1.jsonl"), before, strict=True):
+        assert (tmp_path / "out" / name).read_bytes().startswith(kept)
