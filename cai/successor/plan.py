@@ -16,7 +16,7 @@ from cai.successor.sizes import SIZES, Settings, Size
 
 INPUTS = frozenset(
     {"model", "adapter", "reference", "reward_model", "data", "prompts", "learn_prompts", "eval_data", "constitution"}
-    | {"run", "learned_weights", "held_out", "on"}
+    | {"run", "learned_weights", "held_out", "on", "path", "paths"}
 )
 """Settings, at any depth, that name a file or a folder which a stage reads."""
 
