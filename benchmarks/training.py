@@ -284,7 +284,7 @@ def work_of(kind: str, path: str, pairs: list[Pair]) -> float:
     forward = 2 * body * batch["input_ids"].numel() + 4 * layers * width * seen
     if kind != "reward":
         forward += 2 * width * config.vocab_size * len(batch["read"])
-    return forward * (4 if kind == "dpo" else 3)
+    return float(forward * (4 if kind == "dpo" else 3))
 
 
 def tokens_of(kind: str, pairs: list[Pair]) -> tuple[int, int]:

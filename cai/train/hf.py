@@ -238,6 +238,7 @@ def training_arguments(config: EpochsConfig, rows: int) -> TrainingArguments:
         bf16=bf16,
         optim=OPTIMIZERS[config.optimizer],
         use_liger_kernel=config.liger,
+        liger_kernel_config={"fused_linear_cross_entropy": False},  # the loss is ours
         use_cpu=not torch.cuda.is_available(),
         activation_checkpointing=config.gradient_checkpointing,
         logging_steps=1,

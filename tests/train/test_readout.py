@@ -1,5 +1,9 @@
 """What is read of packed batches, and which models are refused."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +120,42 @@ def test_dropout_is_off_for_a_while() -> None:
     with evaluating(model):
         assert torch.equal(answer_sums(model, batch), answer_sums(model, batch))
     assert all(module.training for module in model.modules())
+
+
+SHARDED = """
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from cai.train.packing import pack_tokens
+from cai.train.readout import answer_logprobs, use_packing
+from tests.engines import tiny
+from tests.train.test_packed_attention import ROWS
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+whole, sharded = (use_packing(tiny.llama(), "tiny").train() for _ in range(2))
+sharded.activation_checkpointing_enable()
+mesh = init_device_mesh("cpu", (2,))
+for layer in sharded.model.layers:
+    fully_shard(layer, mesh=mesh)
+fully_shard(sharded, mesh=mesh)
+found = []
+for model in (whole, sharded):
+    found.append(answer_logprobs(model, pack_tokens(ROWS)))
+    found[-1].sum().backward()
+torch.testing.assert_close(found[1], found[0])
+wanted = {name: weight.grad for name, weight in whole.named_parameters()}
+got = {name: weight.grad.full_tensor() for name, weight in sharded.named_parameters()}
+assert max(float(gradient.abs().max()) for gradient in wanted.values()) > 1
+torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_in_pieces_gives_the_same(tmp_path: Path) -> None:
+    """FSDP2 over two processes: the output layer's weights are whole inside the forward, where they are used."""
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(tmp_path / "sharded.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
