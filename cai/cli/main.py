@@ -16,6 +16,7 @@ from cai.cli.export import export
 from cai.cli.generate import generate, grow
 from cai.cli.judge import judge
 from cai.cli.label import label
+from cai.cli.serve_reward import serve_reward
 from cai.errors import InputError, Problem
 from cai.successor.plan import RunConfig, Tracker
 from cai.successor.sizes import Size
@@ -30,6 +31,7 @@ app.command()(ends_well(grow))
 app.command()(ends_well(label))
 app.command()(ends_well(doctor))
 app.command()(ends_well(chat))
+app.command()(ends_well(serve_reward))
 
 
 @app.callback()
