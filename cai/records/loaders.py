@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Self, cast, get_args
 from cai.errors import InputError, Problem
 from cai.records.index import open_table
 from cai.records.rows import MOST_SHOWN, BadRow, Row, scan_rows
-from cai.records.rows import read_rows as read_rows
 from cai.records.schema import Prompt, PromptKind
 from cai.records.splits import said_in
 from cai.storage import AtomicFile
