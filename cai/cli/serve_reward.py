@@ -167,7 +167,8 @@ def reading(renderer: Any, tokenizer: Any, *, max_length: int) -> Ids:
 
     def ids(asked: Any) -> list[int]:
         if isinstance(asked, str):
-            row = list(tokenizer.encode(asked, add_special_tokens=False))
+            # Templates write a line break after the end of turn; the score is read at the end of turn.
+            row = list(tokenizer.encode(asked.rstrip(), add_special_tokens=False))
             if end and end[0] not in row[-len(end) :]:
                 row += end
         else:

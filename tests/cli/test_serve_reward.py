@@ -45,7 +45,7 @@ def test_both_forms_give_the_score_that_the_model_gives(url: str, model: Prefere
     for query in (text, text.removesuffix("\n"), text.removesuffix("<|im_end|>\n")):
         said = httpx.post(f"{url}/get_reward", json={"query": [query, "Other."], "prompts": [], "labels": []}).json()
         assert len(said["rewards"]) == 2
-    assert said["rewards"][0] == pytest.approx(expected[0], abs=1e-5)
+        assert said["rewards"][0] == pytest.approx(expected[0], abs=1e-5)
     (one,) = httpx.post(f"{url}/classify", json={"model": "x", "input": query, "activation": False}).json()["data"]
     assert one == {"index": 0, "probs": [pytest.approx(expected[0], abs=1e-5)]}
 
