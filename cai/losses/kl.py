@@ -56,6 +56,24 @@ def k3(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
 _ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
 
 
+def kl_tokens(logprobs_BT: Tensor, ref_logprobs_BT: Tensor, mask_BT: Tensor, *, estimator: Estimator) -> Tensor:
+    """Return the estimate at every token: `kl_BT`, in nats, float32, 0 where the mask is false, whatever stands there.
+
+    The gradient is that of the policy's log-probabilities. Sampled from the policy itself it is, on average, 0 for k1,
+    that of KL(policy || reference) for k2, and that of KL(reference || policy) for k3.
+
+    Raises ValueError when the shapes disagree or the estimator is unknown, TypeError when the mask isn't boolean.
+    """
+    if estimator not in _ESTIMATORS:
+        raise ValueError(f"estimator is {estimator!r}; it must be one of {', '.join(_ESTIMATORS)}")
+    same_shape(logprobs_BT=logprobs_BT, ref_logprobs_BT=ref_logprobs_BT, mask_BT=mask_BT)
+    boolean_mask(mask_BT)
+    # Both are 0 where there is no token, and so is every estimate there.
+    return _ESTIMATORS[estimator](
+        torch.where(mask_BT, logprobs_BT, 0.0), torch.where(mask_BT, ref_logprobs_BT.detach(), 0.0)
+    )
+
+
 def shaped_rewards(
     *,
     scores_B: Tensor,
@@ -72,14 +90,7 @@ def shaped_rewards(
 
     Raises ValueError when the shapes disagree or the estimator is unknown, TypeError when the mask isn't boolean.
     """
-    if estimator not in _ESTIMATORS:
-        raise ValueError(f"estimator is {estimator!r}; it must be one of {', '.join(_ESTIMATORS)}")
-    same_shape(logprobs_BT=logprobs_BT, ref_logprobs_BT=ref_logprobs_BT, mask_BT=mask_BT)
-    boolean_mask(mask_BT)
-    logprobs_BT = torch.where(mask_BT, logprobs_BT.detach(), 0.0)
-    ref_logprobs_BT = torch.where(mask_BT, ref_logprobs_BT.detach(), 0.0)
-    # Both are 0 in padding, and so is every estimate there.
-    kl_BT = _ESTIMATORS[estimator](logprobs_BT, ref_logprobs_BT)
+    kl_BT = kl_tokens(logprobs_BT.detach(), ref_logprobs_BT, mask_BT, estimator=estimator)
     return place_terminal_reward(scores_B.detach(), mask_BT) - coefficient * kl_BT
 
 

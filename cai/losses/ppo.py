@@ -4,8 +4,8 @@ Schulman et al. 2017, arXiv 1707.06347, eq. 7. The caller adds up sums and count
 divides once, by the global count of valid tokens: then neither accumulation nor world size changes the gradient. In
 practice: divide each microbatch's `loss_sum` by the global count before its backward.
 
-Left out: the entropy bonus (Constitutional AI uses none) and the sum of the two losses; policy and value may be
-separate models.
+Left out: the entropy bonus (`cai.losses.logprobs.entropy_from_logits`) and the sum of the losses; policy and value may
+be separate models.
 
 Shapes: B batch, T tokens of the response; log-probabilities in nats.
 """
@@ -22,10 +22,10 @@ from cai.losses.kl import LOG_RATIO_LIMIT, k3
 class PolicyLoss(NamedTuple):
     """The policy's loss and what to watch: scalars, of which only `loss_sum` carries a gradient.
 
-    Sums and counts add up over microbatches and ranks; `ratio_max` is combined by maximum.
+    Sums and counts add up over microbatches and ranks; `ratio_max` and `ratio_min` are combined by maximum and minimum.
 
     Two tokens with ratios (1.5, 1.0), advantages (1, 1), clip 0.2: loss_sum -(1.2 + 1.0), token_count 2,
-    clipped_count 1, ratio_max 1.5.
+    clipped_count 1, ratio_max 1.5, ratio_min 1.0.
     """
 
     loss_sum: Tensor
@@ -38,6 +38,8 @@ class PolicyLoss(NamedTuple):
     """Estimate (k3) of KL(old policy || policy), in nats, summed over tokens; float32."""
     ratio_max: Tensor
     """The largest policy / old policy; 0 without valid tokens; float32."""
+    ratio_min: Tensor
+    """The smallest; infinite without valid tokens; float32."""
 
     @property
     def clip_fraction(self) -> Tensor:
@@ -114,6 +116,7 @@ def policy_loss(
         clipped_count=is_clipped_BT.sum(),
         kl_sum=k3(old_logprobs_BT, logprobs_BT.detach()).sum(),
         ratio_max=_largest(torch.where(mask_BT, ratio_BT.detach(), 0.0)),
+        ratio_min=1 / _largest(torch.where(mask_BT, 1 / ratio_BT.detach(), 0.0)),
     )
 
 

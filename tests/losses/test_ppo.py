@@ -106,6 +106,7 @@ def test_policy_loss_and_gradient_match_an_oracle_in_float64(dual_clip: float | 
         assert int(result.clipped_count) == clipped
         assert int(result.token_count) == sum(map(len, places))
         assert float(result.ratio_max) == pytest.approx(max(ratios), rel=1e-4)
+        assert float(result.ratio_min) == pytest.approx(min(ratios[1:], default=math.inf), rel=1e-4)
         assert result.kl_sum.isfinite()
 
 
@@ -252,7 +253,8 @@ def test_without_valid_tokens_everything_is_zero() -> None:
     mask = torch.zeros(2, 3, dtype=torch.bool)
     policy = policy_loss(logprobs_BT=empty, old_logprobs_BT=empty, advantages_BT=empty, mask_BT=mask, clip=0.2)
     value = value_loss(values_BT=empty, old_values_BT=empty, returns_BT=empty, mask_BT=mask, clip=0.2)
-    assert [float(field) for field in (*policy, *value)] == [0.0] * 8
+    assert [float(field) for field in (*policy[:-1], *value)] == [0.0] * 8
+    assert float(policy.ratio_min) == math.inf
     assert [float(f) for f in (policy.clip_fraction, policy.approx_kl, value.clip_fraction)] == [0.0] * 3
 
 
@@ -264,7 +266,7 @@ def test_bfloat16_is_computed_in_float32_and_only_the_loss_carries_a_gradient() 
     )
     value = value_loss(values_BT=tensors[0], old_values_BT=tensors[1], returns_BT=tensors[2], mask_BT=mask, clip=0.2)
     assert policy.loss_sum.dtype == value.loss_sum.dtype == torch.float32
-    assert [field.requires_grad for field in policy] == [True, False, False, False, False]
+    assert [field.requires_grad for field in policy] == [True, False, False, False, False, False]
     assert [field.requires_grad for field in value] == [True, False, False]
     torch.autograd.backward(policy.loss_sum + value.loss_sum)
     assert tensors[1].grad is None

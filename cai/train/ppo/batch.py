@@ -7,6 +7,7 @@ into minibatches need no communication and don't depend on how many processes th
 Shapes: B rows, T tokens of the longest response, L tokens of the longest prompt and response, N valid response tokens.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -115,6 +116,15 @@ class Batch:
     rewards_BT: Tensor
     advantages_BT: Tensor
     returns_BT: Tensor
+    trained_B: Tensor
+    """bool: false for answers that are left out of the losses."""
+    kl_in_loss: float = 0.0
+    """Weight of the KL penalty in the policy's loss; 0 where the rewards have it."""
+
+    @property
+    def tokens_B(self) -> Tensor:
+        """Return how many tokens of each row are trained on, int64."""
+        return self.mask_BT.sum(1) * self.trained_B
 
     @property
     def kl_per_answer(self) -> float:
@@ -131,27 +141,33 @@ def make_batch(
     values_BT: Tensor,
     config: PPOConfig,
     kl_coefficient: float,
+    seen: "Seen | None" = None,
 ) -> Batch:
-    """Place the rewards and estimate the advantages. Every sample has a score."""
+    """Place the rewards and estimate the advantages. Every sample has a score.
+
+    `seen` are the moments of all scores so far, these included: for ``normalize_scores="running"``.
+    """
     mask_BT = response_mask([len(sample.answer_ids) for sample in samples])
     scores_B = torch.tensor([sample.score for sample in samples], dtype=torch.float32)
-    used_B = scores_B if config.reward_clip is None else scores_B.clamp(-config.reward_clip, config.reward_clip)
-    used_B = used_B - config.missing_eos_penalty * torch.tensor([float(sample.cut_off) for sample in samples])
+    cut_B = torch.tensor([sample.cut_off for sample in samples])
+    trained_B = ~cut_B if config.cut_off == "mask" else torch.ones_like(cut_B)
+    loss_mask_BT = mask_BT & trained_B[:, None]
+    in_reward = config.kl_in == "reward"
     rewards_BT = shaped_rewards(
-        scores_B=used_B,
+        scores_B=used_scores(samples, scores_B, config, seen),
         logprobs_BT=logprobs_BT,
         ref_logprobs_BT=ref_logprobs_BT,
         mask_BT=mask_BT,
-        coefficient=kl_coefficient,
+        coefficient=kl_coefficient if in_reward else 0.0,
         estimator=config.kl_estimator,
     )
     if config.whiten_rewards:
-        rewards_BT = masked_whiten(rewards_BT, mask_BT, shift_mean=False)
+        rewards_BT = masked_whiten(rewards_BT, loss_mask_BT, shift_mean=False)
     advantages_BT, returns_BT = gae(
         rewards_BT=rewards_BT, values_BT=values_BT, mask_BT=mask_BT, gamma=config.gamma, lam=config.lam
     )
     if config.whiten_advantages:
-        advantages_BT = masked_whiten(advantages_BT, mask_BT)
+        advantages_BT = masked_whiten(advantages_BT, loss_mask_BT)
     return Batch(
         samples=tuple(samples),
         mask_BT=mask_BT,
@@ -162,7 +178,51 @@ def make_batch(
         rewards_BT=rewards_BT,
         advantages_BT=advantages_BT,
         returns_BT=returns_BT,
+        trained_B=trained_B,
+        kl_in_loss=0.0 if in_reward else kl_coefficient,
     )
+
+
+class Seen(NamedTuple):
+    """Moments of the scores of all steps so far; a run that goes on has them from its checkpoint.
+
+    >>> Seen().plus([1.0, 3.0])
+    Seen(number=2, mean=2.0, squares=2.0)
+    """
+
+    number: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Squared distances from the mean, summed."""
+
+    def plus(self, scores: Sequence[float]) -> "Seen":
+        """Return the moments with more scores (Welford 1962)."""
+        number, mean, squares = self
+        for score in scores:
+            number += 1
+            step = score - mean
+            mean += step / number
+            squares += step * (score - mean)
+        return Seen(number, mean, squares)
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation."""
+        return math.sqrt(self.squares / self.number) if self.number else 0.0
+
+
+def used_scores(samples: Sequence[Sample], scores_B: Tensor, config: PPOConfig, seen: Seen | None = None) -> Tensor:
+    """Return what answers earn: scores normalised, then clipped, then less the penalties for their length."""
+    if config.normalize_scores != "none":
+        known = Seen().plus(scores_B.tolist()) if seen is None or config.normalize_scores == "batch" else seen
+        scores_B = (scores_B - known.mean) / (known.deviation + 1e-8)
+    if config.reward_clip is not None:
+        scores_B = scores_B.clamp(-config.reward_clip, config.reward_clip)
+    cut_B = torch.tensor([float(sample.cut_off) for sample in samples])
+    short_B = torch.tensor(
+        [float(not sample.cut_off and len(sample.answer_ids) < config.min_tokens) for sample in samples]
+    )
+    return scores_B - config.missing_eos_penalty * cut_B - config.too_short_penalty * short_B
 
 
 class Minibatch(NamedTuple):

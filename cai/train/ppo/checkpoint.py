@@ -1,7 +1,8 @@
 """The state to go on from: whole, or not there.
 
-A checkpoint is the folder ``checkpoints/step-N``: trained weights with the value head, the optimizer's moments, and
-``state.json`` (step, KL coefficient, settings, prompts, size of each file), which is written last. The folder is made
+A checkpoint is the folder ``checkpoints/step-N``: trained weights with the value head, the optimizer's moments, the
+reference where it follows the policy, and ``state.json`` (step, KL coefficient, moments of the scores, settings,
+prompts, size of each file), which is written last. The folder is made
 under another name, fsynced, and renamed; only then is an older one removed.
 
 The position in the data and all random numbers are functions of (seed, step), so the step says both.
@@ -22,12 +23,24 @@ from torch import Tensor, nn
 
 from cai.errors import InputError, Problem
 from cai.storage import atomic_write_json, fsync_folder, storing
+from cai.train.ppo.batch import Seen
 from cai.train.ppo.config import PPOConfig
 
 STATE = "state.json"
-WEIGHTS, MOMENTS = "weights.safetensors", "optimizer.safetensors"
+WEIGHTS, MOMENTS, REFERENCE = "weights.safetensors", "optimizer.safetensors", "reference.safetensors"
+BEST = "best.json"
 
-FREE = {"out", "prompts", "steps", "save_every", "report_to", "samples_every", "samples_shown", "micro_batch"}
+FREE = {
+    "out",
+    "prompts",
+    "eval_prompts",
+    "steps",
+    "save_every",
+    "report_to",
+    "samples_every",
+    "samples_shown",
+    "micro_batch",
+}
 """Settings that may change between two starts of one run."""
 
 
@@ -36,6 +49,8 @@ class Progressed(NamedTuple):
 
     step: int
     kl_coefficient: float
+    seen: Seen = Seen()
+    """Moments of the scores."""
 
 
 def newest(folder: Path) -> Path | None:
@@ -59,6 +74,7 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     about: Mapping[str, Any],
+    reference: nn.Module | None = None,
 ) -> None:
     """Write a checkpoint, then remove the older ones. For the main process only."""
     path = folder / f"step-{progressed.step}"
@@ -68,7 +84,9 @@ def save(
         partial.mkdir(parents=True)
         _write(partial / WEIGHTS, dict(_trained(model)))
         _write(partial / MOMENTS, _moments(optimizer))
-        sizes = {name: (partial / name).stat().st_size for name in (WEIGHTS, MOMENTS)}
+        if reference is not None:
+            _write(partial / REFERENCE, dict(reference.named_parameters()))
+        sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
         atomic_write_json(partial / STATE, {**progressed._asdict(), **about, "bytes": sizes})
         if path.exists():
             shutil.rmtree(path)
@@ -77,6 +95,25 @@ def save(
         for other in folder.iterdir():
             if other != path:
                 shutil.rmtree(other)
+
+
+def save_best(folder: Path, model: nn.Module, *, step: int, score: float) -> None:
+    """Put the trained weights into a folder in the place of what it has. For the main process only."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    with storing(folder):
+        for path in (partial, folder):
+            shutil.rmtree(path, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(partial / WEIGHTS, dict(_trained(model)))
+        atomic_write_json(partial / BEST, {"step": step, "score": score})
+        os.replace(partial, folder)
+        fsync_folder(folder.parent)
+
+
+def read_best(folder: Path) -> dict[str, float] | None:
+    """Return the step and the score of what `save_best` has put there, or None."""
+    path = folder / BEST
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -110,6 +147,14 @@ def load_weights(path: Path, model: nn.Module) -> None:
             weight.copy_(saved[name])
 
 
+def load_reference(path: Path, reference: nn.Module) -> None:
+    """Put a checkpoint's reference into the network, in place."""
+    saved = load_file(path / REFERENCE)
+    with torch.no_grad():
+        for name, weight in reference.named_parameters():
+            weight.copy_(saved[name])
+
+
 def load_moments(path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's moments into the optimizer."""
     state: dict[int, dict[str, Tensor]] = {}
@@ -130,7 +175,7 @@ def read_state(path: Path, config: PPOConfig, *, prompts: str) -> Progressed:
         problem = f"this run was begun with other settings ({', '.join(changed)})"
         fix = "go on with the old ones, or remove the folder to start anew"
         raise InputError(Problem(str(config.out), 0, 0, problem, fix))
-    return Progressed(step=state["step"], kl_coefficient=state["kl_coefficient"])
+    return Progressed(step=state["step"], kl_coefficient=state["kl_coefficient"], seen=Seen(*state["seen"]))
 
 
 def about(config: PPOConfig, *, prompts: str) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 Sources: Schulman et al. 2017 (arXiv 1707.06347), Ziegler et al. 2019 (1909.08593), Bai et al. 2022a (2204.05862) and
 2022b (2212.08073, Constitutional AI), and the last PPO trainer of TRL (1.12).
 
-Left out: top-k and top-p. The distribution that is scored must be the one that was sampled from, and a cut one has no
-log-probability for a token that it would not draw. The temperature is applied in both places.
+Other sources are named where they are used: OpenRLHF 0.11.2 and verl 0.9.1 are their command lines and config files.
+
+Refused by name: top-k, top-p and whatever else bends the distribution. The one that is scored must be the one that was
+sampled from, and a cut one has no log-probability for a token that it would not draw. The temperature is applied in
+both places.
 """
 
 from pathlib import Path
@@ -13,10 +16,17 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cai.train.configs import TrainConfig
-from cai.train.rewards.config import ModelReward, RewardEntry, check_sum
+from cai.train.rewards.config import ModelReward, RewardEntry, check_sum, names_of
 
 Estimator = Literal["k1", "k2", "k3"]
 """As in `cai.losses.kl`, which can't be imported here: planning a run loads no torch."""
+
+
+REFUSED = (
+    *("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "min_new_tokens"),
+    *("no_repeat_ngram_size", "bad_words", "logit_bias", "frequency_penalty", "presence_penalty", "stop", "num_beams"),
+)
+"""Settings of samplers that PPO can't have."""
 
 
 class PPOConfig(TrainConfig):
@@ -56,6 +66,12 @@ class PPOConfig(TrainConfig):
     """Answers over which the coefficient changes by a fifth at most (Ziegler 2019: 10,000)."""
     kl_estimator: Estimator = "k1"
     """How the penalty estimates KL from sampled tokens (Ziegler 2019, TRL 1.12: k1). What is reported is always k3."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """``loss`` adds the penalty to the loss in place of the reward, where the value function doesn't see it (GRPO, Shao
+    et al. 2024, arXiv 2402.03300, with k3). It needs k2 or k3: the gradient of k1 is 0 on average."""
+    reference_ema: float | None = Field(None, gt=0.0, lt=1.0)
+    """After each step the reference becomes this times itself plus the rest of the policy (Rame et al. 2024, WARP,
+    arXiv 2406.16768: 0.99); None leaves it where it is. OpenRLHF's EMA (0.992) is of the model that is saved."""
 
     gamma: float = Field(1.0, ge=0.0, le=1.0)
     """Discount per token (Bai 2022a: 1)."""
@@ -63,6 +79,14 @@ class PPOConfig(TrainConfig):
     """Trace decay of the advantages, per token (Schulman 2017: 0.95)."""
     clip: float = Field(0.2, gt=0.0, lt=1.0)
     """How far the ratio to the rollout's policy may move before its gradient stops (Schulman 2017, Bai 2022a: 0.2)."""
+    dual_clip: float | None = Field(None, gt=1.0)
+    """Bounds the loss of a token with a negative advantage by so many times that advantage (Ye et al. 2020, arXiv
+    1912.09729, and verl: 3; OpenRLHF, TRL 1.12: none)."""
+    normalize_by: Literal["token", "sequence"] = "token"
+    """Whether all tokens weigh the same in the policy's loss, or all answers (verl, OpenRLHF, TRL 1.12: token; GRPO:
+    sequence)."""
+    entropy_coefficient: float = Field(0.0, ge=0.0)
+    """Weight of the policy's mean entropy in nats, taken off the loss (Bai 2022a, verl, TRL 1.12: none)."""
     value_clip: float | None = Field(0.2, gt=0.0)
     """How far a value may move from the rollout's, in units of reward (TRL 1.12: 0.2); None doesn't clip."""
     value_coefficient: float = Field(0.1, ge=0.0)
@@ -70,10 +94,22 @@ class PPOConfig(TrainConfig):
     whiten_advantages: bool = True
     """Give the advantages mean 0 and variance 1 over all valid tokens of a step (Ziegler 2019, TRL 1.12)."""
 
-    missing_eos_penalty: float = Field(0.0, ge=0.0)
-    """Taken off the score of an answer that was cut off at `max_new_tokens` (TRL 1.12: none)."""
+    normalize_scores: Literal["none", "batch", "running"] = "none"
+    """Give the scores mean 0 and variance 1: over the step, or over all steps so far (Ziegler 2019 normalises the
+    reward model once, before training; TRL 1.12: none)."""
     reward_clip: float | None = Field(None, gt=0.0)
-    """Scores are held within plus and minus this; None leaves them (TRL 1.12: none)."""
+    """Scores, normalised ones too, are held within plus and minus this; None leaves them (TRL 1.12: none; OpenRLHF:
+    10)."""
+    missing_eos_penalty: float = Field(0.0, ge=0.0)
+    """Taken off the score, after the clip, of an answer that was cut off at `max_new_tokens` (TRL 1.12: none)."""
+    cut_off: Literal["keep", "mask"] = "keep"
+    """``mask`` leaves answers that were cut off out of the losses: their end says nothing of their worth (overlong
+    filtering: Yu et al. 2025, DAPO, arXiv 2503.14476, section 3.4)."""
+    min_tokens: int = Field(0, ge=0)
+    """Answers that end by themselves before so many tokens pay `too_short_penalty`. A penalty, since to forbid the end
+    of turn would draw from another distribution than the one that is scored."""
+    too_short_penalty: float = Field(1.0, ge=0.0)
+    """In units of score."""
     whiten_rewards: bool = False
     """Give the rewards per token, KL penalty included, variance 1, their mean kept (TRL 1.12: off)."""
     target_kl: float | None = Field(None, gt=0.0)
@@ -83,12 +119,33 @@ class PPOConfig(TrainConfig):
     value_learning_rate: float = Field(1e-4, gt=0.0)
     """Of the value head alone; it starts at 0 and has to catch up with a trained trunk. `learning_rate` is the rest's.
     Both are constant. (TRL 1.12: 3e-6 for both, falling to 0.)"""
+    eval_prompts: list[Path] = Field(default_factory=list)
+    """Prompts that are not trained on; their answers are scored every `eval_every` steps, always by the same seeds."""
+    eval_every: int = Field(10, ge=1)
+    """Steps. The last one always counts."""
+    keep: Literal["last", "best"] = "last"
+    """``best`` saves the weights with the highest held-out score (Gao et al. 2022, arXiv 2210.10760: a proxy goes on
+    rising after the real thing has turned)."""
+    best_by: str | None = None
+    """Which reward decides, by its name: one of weight 0 is independent of the training. None is the sum."""
     samples_every: int = Field(5, ge=0)
     """Steps between two looks at answers in samples.jsonl; 0 writes none."""
     samples_shown: int = Field(4, ge=1)
-    """Answers per look: the best, the worst, and the first of the rest."""
+    """Answers per look: the best, the worst, the one whose likelihood has changed most since the reference, and the
+    first of the rest."""
 
-    @field_validator("prompts", mode="before")
+    @model_validator(mode="before")
+    @classmethod
+    def _scores_what_it_samples(cls, given: Any) -> Any:
+        bent = [name for name in REFUSED if isinstance(given, dict) and name in given]
+        if bent:
+            raise ValueError(
+                f"'{bent[0]}' would draw answers from another distribution than the one that is scored; remove it "
+                "(temperature is applied in both places; for longer answers give min_tokens)"
+            )
+        return given
+
+    @field_validator("prompts", "eval_prompts", mode="before")
     @classmethod
     def _one_path_is_a_list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str | Path) else given
@@ -106,6 +163,16 @@ class PPOConfig(TrainConfig):
             raise ValueError(f"minibatches ({self.minibatches}) can't be more than batch_size ({self.batch_size})")
         if self.max_new_tokens >= self.max_length:
             raise ValueError(f"max_new_tokens ({self.max_new_tokens}) must be below max_length ({self.max_length})")
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl_estimator k1 has no gradient on average; with kl_in=loss take k2 or k3")
+        if self.reference_ema is not None and (self.lora is not None or self.reference is not None):
+            raise ValueError("reference_ema needs a reference of its own; remove 'lora' and 'reference'")
+        if self.min_tokens >= self.max_new_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) must be below max_new_tokens ({self.max_new_tokens})")
+        if self.keep == "best" and not self.eval_prompts:
+            raise ValueError("keep=best needs eval_prompts to find the best by")
+        if self.best_by is not None and self.best_by not in names_of(self.all_rewards):
+            raise ValueError(f"best_by is {self.best_by!r}, and the rewards are {names_of(self.all_rewards)}")
         if self.kl_target is not None and self.kl_horizon < self.batch_size:
             raise ValueError(f"kl_horizon ({self.kl_horizon}) must be at least batch_size ({self.batch_size})")
         if self.lora is not None and self.lora.dropout > 0:

@@ -46,7 +46,7 @@ def readings(batch: Batch, config: PPOConfig, *, asked: int, kl_coefficient: flo
     errors = masked_moments(batch.returns_BT - batch.values_BT, batch.mask_BT).variance
     spread = masked_moments(batch.returns_BT, batch.mask_BT).variance
     found = {
-        "score": float(batch.scores_B.mean()),
+        **score_readings(batch.samples),
         "score_std": float(batch.scores_B.std(unbiased=False)),
         "reward": float(batch.rewards_BT.sum(1).mean()),
         "kl": batch.kl_per_answer,
@@ -62,6 +62,17 @@ def readings(batch: Batch, config: PPOConfig, *, asked: int, kl_coefficient: flo
     }
     if config.temperature == 1:
         found["sampling_gap"] = sampling_gap(batch)
+    return found
+
+
+def score_readings(samples: Sequence[Sample]) -> dict[str, float]:
+    """Return the mean score, and the mean of each reward by its name where there is more than one."""
+    scores = [sample.score for sample in samples if sample.score is not None]
+    found = {"score": sum(scores) / len(scores)}
+    names = dict.fromkeys(name for sample in samples for name in sample.parts)
+    for name in names if len(names) > 1 else ():
+        given = [sample.parts[name] for sample in samples if name in sample.parts]
+        found[f"reward_{name}"] = sum(given) / len(given)
     return found
 
 

@@ -14,18 +14,19 @@ Left out: models whose logits are more than the head's product (soft-capped, sca
 Shapes: as in `batch`; H hidden size, V vocabulary.
 """
 
+import contextlib
 import copy
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cai.engines.embedded import resolve_model
 from cai.engines.network import SCALED_LOGITS
 from cai.errors import EngineError, InputError, Problem
-from cai.losses.logprobs import projected_logprobs
+from cai.losses.logprobs import TILE, entropy_from_logits, projected_logprobs
 from cai.train.common import wants_bf16
 from cai.train.ppo.batch import Inputs
 from cai.train.ppo.config import PPOConfig
@@ -34,21 +35,30 @@ from cai.train.ppo.config import PPOConfig
 class PolicyWithValue(nn.Module):
     """A causal language model and a linear value head on its last hidden states, as one forward pass."""
 
-    def __init__(self, policy: nn.Module, *, temperature: float = 1.0, bf16: bool = False) -> None:
-        """Add a head of zeros: all values are 0 until the first update."""
+    def __init__(
+        self, policy: nn.Module, *, temperature: float = 1.0, bf16: bool = False, entropy: bool = False
+    ) -> None:
+        """Add a head of zeros: all values are 0 until the first update. With `entropy`, training passes give it too."""
         super().__init__()
         self.policy = policy
-        self.temperature, self.bf16 = temperature, bf16
+        self.temperature, self.bf16, self.entropy = temperature, bf16, entropy
         self.value_head = nn.Linear(causal_of(policy).config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Return `logprobs_BT` (nats, at the temperature) and `values_BT`: float32, 0 where the mask is false."""
+    def forward(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Return `logprobs_BT` (nats, at the temperature) and `values_BT`: float32, 0 where the mask is false.
+
+        `entropy_BT` (nats) comes third where it was asked for and a gradient is wanted.
+        """
         hidden_NH, logprobs_N = response_logprobs(self.policy, inputs, temperature=self.temperature, bf16=self.bf16)
         with torch.autocast(hidden_NH.device.type, enabled=False):
             values_N = self.value_head(hidden_NH.float())[:, 0]
-        return _spread(logprobs_N, inputs.mask_BT), _spread(values_N, inputs.mask_BT)
+        found: tuple[Tensor, ...] = (logprobs_N, values_N)
+        if self.entropy and torch.is_grad_enabled():
+            head_VH = head_of(causal_of(self.policy)).weight
+            found = (*found, _entropy(hidden_NH, head_VH, temperature=self.temperature, bf16=self.bf16))
+        return tuple(_spread(each_N, inputs.mask_BT) for each_N in found)
 
     @property
     def trunk(self) -> list[nn.Parameter]:
@@ -83,6 +93,17 @@ def response_logprobs(
         return hidden_NH, projected_logprobs(hidden_NH, head_of(causal).weight, labels_N, temperature=temperature)
 
 
+def _entropy(hidden_NH: Tensor, head_VH: Tensor, *, temperature: float, bf16: bool) -> Tensor:
+    """Return `entropy_N` of the next token, in nats; a tile's logits at a time, which backward makes again."""
+
+    def of_tile(hidden_tH: Tensor) -> Tensor:
+        with torch.autocast(hidden_tH.device.type, dtype=torch.bfloat16, enabled=bf16):
+            logits_tV = nn.functional.linear(hidden_tH, head_VH)
+        return entropy_from_logits(logits_tV.float() / temperature)
+
+    return torch.cat([cast(Tensor, recomputed(of_tile, tile, use_reentrant=False)) for tile in hidden_NH.split(TILE)])
+
+
 def _spread(values_N: Tensor, mask_BT: Tensor) -> Tensor:
     rows, steps = mask_BT.nonzero(as_tuple=True)
     return values_N.new_zeros(mask_BT.shape).index_put((rows, steps), values_N)
@@ -99,7 +120,8 @@ def load_policy(config: PPOConfig, device: torch.device) -> PolicyWithValue:
         _checkpoint_gradients(causal)
     # Only gradient checkpointing asks whether the model is in training.
     policy.train(config.gradient_checkpointing)
-    return PolicyWithValue(policy, temperature=config.temperature, bf16=bf16).to(device)
+    entropy = config.entropy_coefficient > 0
+    return PolicyWithValue(policy, temperature=config.temperature, bf16=bf16, entropy=entropy).to(device)
 
 
 def load_causal(name: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -161,25 +183,37 @@ def _checkpoint_gradients(causal: Any) -> None:
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
-Reference = Callable[[Inputs], Tensor]
-"""Gives `ref_logprobs_BT` of a forward pass's inputs."""
+class Reference:
+    """What the KL penalty holds the policy to: the policy's own base where an adapter is trained on it, else a copy."""
 
+    def __init__(self, policy: PolicyWithValue, config: PPOConfig, device: torch.device) -> None:
+        """Freeze where the policy starts, or load the model that is named."""
+        self._policy, self._decay = policy, config.reference_ema
+        self._own_base = config.lora is not None and config.reference is None
+        self.network = policy.policy if self._own_base else _frozen(policy, config).to(device)
 
-def make_reference(policy: PolicyWithValue, config: PPOConfig, device: torch.device) -> Reference:
-    """Return the reference: the policy's own base where an adapter is trained on it, else a frozen copy."""
-    own_base = config.lora is not None and config.reference is None
-    frozen = policy.policy if own_base else _frozen(policy, config).to(device)
-
-    def logprobs(inputs: Inputs) -> Tensor:
-        with torch.no_grad():
-            _, logprobs_N = response_logprobs(frozen, inputs, temperature=policy.temperature, bf16=policy.bf16)
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Return `ref_logprobs_BT` of a forward pass's inputs."""
+        adapter_off = cast(Any, self.network).disable_adapter() if self._own_base else contextlib.nullcontext()
+        with torch.no_grad(), adapter_off:
+            _, logprobs_N = response_logprobs(
+                self.network, inputs, temperature=self._policy.temperature, bf16=self._policy.bf16
+            )
         return _spread(logprobs_N, inputs.mask_BT)
 
-    def with_adapter_off(inputs: Inputs) -> Tensor:
-        with cast(Any, frozen).disable_adapter():
-            return logprobs(inputs)
+    @property
+    def moves(self) -> bool:
+        """Whether it follows the policy, so that a checkpoint must hold it."""
+        return self._decay is not None
 
-    return with_adapter_off if own_base else logprobs
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Go a step towards the policy, if it is to."""
+        if self._decay is None:
+            return
+        source = causal_of(self._policy.policy)
+        for mine, its in zip(self.network.parameters(), source.parameters(), strict=True):
+            mine.lerp_(its, 1 - self._decay)
 
 
 def _frozen(policy: PolicyWithValue, config: PPOConfig) -> nn.Module:
@@ -192,7 +226,7 @@ def _frozen(policy: PolicyWithValue, config: PPOConfig) -> nn.Module:
             what = "the reference has another vocabulary than the policy"
             raise InputError(Problem(config.reference, 0, 0, what, "name a model with the same tokenizer"))
     frozen.requires_grad_(False).train(False)
-    if policy.bf16:
+    if policy.bf16 and config.reference_ema is None:  # small steps would be rounded away
         for module in frozen.modules():
             # The head may be the embedding too, which autocast leaves in float32.
             if type(module) is nn.Linear and module is not head_of(frozen):

@@ -18,6 +18,7 @@ from accelerate.utils import gather, gather_object
 from torch import Tensor
 
 from cai.errors import TrainingError
+from cai.losses.kl import kl_tokens
 from cai.losses.ppo import policy_loss, value_loss
 from cai.train.ppo.batch import Batch, Minibatch, Sample, make_inputs, plan_minibatches
 from cai.train.ppo.config import PPOConfig
@@ -26,7 +27,7 @@ from cai.train.ppo.rollout import named
 
 
 class Sums(NamedTuple):
-    """What the passes of an update add up to, over all processes; `ratio_max` is a maximum."""
+    """What the passes of an update add up to, over all processes; the last two are maxima."""
 
     policy_loss: float = 0.0
     value_loss: float = 0.0
@@ -34,12 +35,21 @@ class Sums(NamedTuple):
     clipped: float = 0.0
     value_clipped: float = 0.0
     kl: float = 0.0
+    kl_loss: float = 0.0
+    """Of KL from the reference, before its coefficient; 0 where the rewards have it."""
+    entropy: float = 0.0
+    """In nats; 0 without a coefficient."""
     ratio_max: float = 0.0
+    inverse_ratio_max: float = 0.0
 
     def plus(self, other: "Sums") -> "Sums":
         """Return both together."""
-        added = [mine + its for mine, its in zip(self[:-1], other[:-1], strict=True)]
-        return Sums._make([*added, max(self.ratio_max, other.ratio_max)])
+        pairs = list(zip(self, other, strict=True))
+        return Sums._make([*(a + b for a, b in pairs[:-MAXIMA]), *(max(pair) for pair in pairs[-MAXIMA:])])
+
+
+MAXIMA = 2
+"""How many of `Sums` are maxima."""
 
 
 class Update(NamedTuple):
@@ -79,6 +89,8 @@ class Learner:
         updates: list[Update] = []
         for epoch in range(self.config.epochs):
             for minibatch in self.plan(batch.samples, step=step, epoch=epoch):
+                if not int(batch.tokens_B[list(minibatch.rows)].sum()):
+                    continue  # all of its answers were cut off and are left out
                 updates.append(self.update(batch, minibatch))
                 if not updates[-1].applied:
                     return _metrics(updates)
@@ -89,12 +101,13 @@ class Learner:
 
         Raises TrainingError, on every process alike, when loss or gradient is not finite.
         """
-        tokens = int(batch.mask_BT[list(minibatch.rows)].sum())
+        tokens = int(batch.tokens_B[list(minibatch.rows)].sum())
+        share_B = shares(batch.tokens_B, minibatch.rows, by=self.config.normalize_by)
         mine, broken = Sums(), []
         for number, rows in enumerate(minibatch.passes):
             is_last = number == len(minibatch.passes) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                sums = self._pass(batch, rows, weight=self.accelerator.num_processes / tokens)
+                sums = self._pass(batch, rows, share_B, weight=self.accelerator.num_processes / tokens)
             if not _finite(sums):
                 broken += list(rows)
             mine = mine.plus(sums)
@@ -114,7 +127,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return Update(sums, norms[0], norms[1], applied=True)
 
-    def _pass(self, batch: Batch, rows: Sequence[int], *, weight: float) -> Sums:
+    def _pass(self, batch: Batch, rows: Sequence[int], share_B: Tensor, *, weight: float) -> Sums:
         """Add the gradient of some rows. Without rows, one goes through without weight: DDP waits for every process."""
         chosen = list(rows) or [0]
         device = self.accelerator.device
@@ -124,14 +137,18 @@ class Learner:
         def of(tensor_BT: Tensor) -> Tensor:
             return tensor_BT[chosen, :width].to(device)
 
-        mask_BT = inputs.mask_BT if rows else torch.zeros_like(inputs.mask_BT)
-        logprobs_BT, values_BT = self.model(inputs)
+        trained_B = batch.trained_B[chosen].to(device) & bool(rows)
+        mask_BT = inputs.mask_BT & trained_B[:, None]
+        share_BT = share_B[chosen].to(device)[:, None]
+        logprobs_BT, values_BT, *entropy_BT = self.model(inputs)
+        # The clipped surrogate is linear in the size of an advantage, so a row is weighed by its advantages.
         policy = policy_loss(
             logprobs_BT=logprobs_BT,
             old_logprobs_BT=of(batch.logprobs_BT),
-            advantages_BT=of(batch.advantages_BT),
+            advantages_BT=of(batch.advantages_BT) * share_BT,
             mask_BT=mask_BT,
             clip=self.config.clip,
+            dual_clip=self.config.dual_clip,
         )
         value = value_loss(
             values_BT=values_BT,
@@ -140,17 +157,26 @@ class Learner:
             mask_BT=mask_BT,
             clip=self.config.value_clip,
         )
-        loss = (policy.loss_sum + self.config.value_coefficient * value.loss_sum) * weight
-        self.accelerator.backward(loss)
+        loss = policy.loss_sum + self.config.value_coefficient * value.loss_sum
+        kl_sum = entropy_sum = torch.zeros((), device=device)
+        if batch.kl_in_loss:
+            kl_BT = kl_tokens(logprobs_BT, of(batch.ref_logprobs_BT), mask_BT, estimator=self.config.kl_estimator)
+            kl_sum = (kl_BT * share_BT).sum()
+            loss = loss + batch.kl_in_loss * kl_sum
+        if entropy_BT:
+            entropy_sum = (torch.where(mask_BT, entropy_BT[0], 0.0) * share_BT).sum()
+            loss = loss - self.config.entropy_coefficient * entropy_sum
+        self.accelerator.backward(loss * weight)
         parts = (policy.loss_sum, value.loss_sum, policy.token_count, policy.clipped_count, value.clipped_count)
-        return Sums(*torch.stack([*(part.double() for part in parts), policy.kl_sum, policy.ratio_max]).tolist())
+        more = (policy.kl_sum, kl_sum, entropy_sum, policy.ratio_max, 1 / policy.ratio_min)
+        return Sums(*torch.stack([part.detach().double() for part in (*parts, *more)]).tolist())
 
     def _over_processes(self, mine: Sums) -> Sums:
         if self.accelerator.num_processes == 1:
             return mine
         # float32: not every device has doubles, and these are readings.
         table = gather(torch.tensor([mine], dtype=torch.float32, device=self.accelerator.device))
-        return Sums._make([*table[:, :-1].sum(0).tolist(), float(table[:, -1].max())])
+        return Sums._make([*table[:, :-MAXIMA].sum(0).tolist(), *table[:, -MAXIMA:].amax(0).tolist()])
 
     def _refuse(self, batch: Batch, what: str, rows: Sequence[int]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -161,6 +187,18 @@ class Learner:
         )
 
 
+def shares(tokens_B: Tensor, rows: Sequence[int], *, by: str) -> Tensor:
+    """Return each row's weight per token, float32: 1, or what gives all trained rows of the update the same.
+
+    The weights of all tokens of these rows add up to their number either way. Rows of 3 and 1 tokens, by sequence:
+    weights 2/3 and 2.
+    """
+    if by == "token":
+        return torch.ones(len(tokens_B))
+    mine_B = tokens_B[list(rows)]
+    return mine_B.sum() / ((mine_B > 0).sum() * tokens_B.clamp(min=1))
+
+
 def _finite(numbers: Sequence[float]) -> bool:
     return bool(torch.tensor(numbers).isfinite().all())
 
@@ -169,15 +207,19 @@ def _metrics(updates: Sequence[Update]) -> dict[str, float]:
     sums = Sums()
     for update in updates:
         sums = sums.plus(update.sums)
+    tokens = max(1.0, sums.tokens)
     applied = [update for update in updates if update.applied]
     return {
-        "policy_loss": sums.policy_loss / sums.tokens,
-        "value_loss": sums.value_loss / sums.tokens,
-        "clip_fraction": sums.clipped / sums.tokens,
-        "value_clip_fraction": sums.value_clipped / sums.tokens,
-        "approx_kl": sums.kl / sums.tokens,
+        "policy_loss": sums.policy_loss / tokens,
+        "value_loss": sums.value_loss / tokens,
+        "clip_fraction": sums.clipped / tokens,
+        "value_clip_fraction": sums.value_clipped / tokens,
+        "approx_kl": sums.kl / tokens,
         "ratio_max": sums.ratio_max,
+        "ratio_min": 1 / sums.inverse_ratio_max if sums.inverse_ratio_max else 0.0,
         "grad_norm": sum(update.grad_norm for update in applied) / max(1, len(applied)),
         "value_grad_norm": sum(update.value_grad_norm for update in applied) / max(1, len(applied)),
         "updates": len(applied),
+        **({"kl_loss": sums.kl_loss / tokens} if sums.kl_loss else {}),
+        **({"policy_entropy": sums.entropy / tokens} if sums.entropy else {}),
     }

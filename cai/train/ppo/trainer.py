@@ -30,8 +30,9 @@ from cai.train.ppo import checkpoint
 from cai.train.ppo.batch import Batch, make_batch
 from cai.train.ppo.checkpoint import Progressed
 from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.held_out import HeldOut
 from cai.train.ppo.monitor import Clock, peak_memory_mb, readings, shown_samples
-from cai.train.ppo.policy import Actor, load_policy, make_reference, merged
+from cai.train.ppo.policy import Actor, Reference, load_policy, merged
 from cai.train.ppo.rollout import (
     add_scores,
     check_finite,
@@ -75,21 +76,26 @@ class Trainer:
         self.tokenizer = _tokenizer(config.model)
         if reward_fn is None:
             check_sources(config.all_rewards)
-        self.prompts, self.too_long = usable_prompts(config, Renderer(self.tokenizer))
+        renderer = Renderer(self.tokenizer)
+        self.prompts, self.too_long = usable_prompts(config, config.prompts, renderer)
+        held_out = usable_prompts(config, config.eval_prompts, renderer)[0] if config.eval_prompts else []
+        refuse_common(self.prompts, held_out, config)
         prompts = digest([prompt.key for prompt in self.prompts])
         saved = checkpoint.newest(config.out / "checkpoints")
         self.begun = Progressed(0, config.kl_coefficient)
         if saved is not None:
             self.begun = checkpoint.read_state(saved, config, prompts=prompts)
         self.about = checkpoint.about(config, prompts=prompts)
-        self.kl_coefficient = self.begun.kl_coefficient
+        self.kl_coefficient, self.seen = self.begun.kl_coefficient, self.begun.seen
 
         prepare_process(seed_from(config.seed, "ppo start") % 2**32)
         policy = load_policy(config, device)
         # Before a checkpoint's weights: the reference is where training started.
-        self.reference = make_reference(policy, config, device)
+        self.reference = Reference(policy, config, device)
         if saved is not None:
             checkpoint.load_weights(saved, policy)
+            if self.reference.moves:
+                checkpoint.load_reference(saved, self.reference.network)
         self.actor = Actor(policy, config)
         self.engine = TransformersEngine(self.actor.network, self.tokenizer)
         if self.actor.is_copy:
@@ -100,6 +106,7 @@ class Trainer:
             checkpoint.load_moments(saved, self.learner.optimizer)
         # Nobody writes in the folder before everybody has read it.
         accelerator.wait_for_everyone()
+        self.held_out = HeldOut(held_out, config, accelerator, anew=saved is None)
         main = accelerator.is_main_process
         self.metrics = MetricsLog(config.out / "metrics.jsonl", main=main, resume_step=self.begun.step)
         self.samples = MetricsLog(config.out / "samples.jsonl", main=main, resume_step=self.begun.step)
@@ -129,6 +136,12 @@ class Trainer:
         with clock.phase("train"):
             values |= self.learner.learn(batch, step=step)
         values["learning_rate"] = self.config.learning_rate
+        self.reference.follow()
+        if self.held_out.is_due(step):
+            with clock.phase("held_out"):
+                self.actor.refresh()
+                values |= self.held_out.measure(self.engine, self.engine.renderer, self.rewards)
+            self.held_out.keep_if_best(self.learner.policy, step, values)
         values |= clock.readings(int(batch.mask_BT.sum()))
         self._log(step, values, batch)
         if self.config.kl_target is not None:
@@ -159,6 +172,7 @@ class Trainer:
             (ref_logprobs,) = score_tokens(
                 lambda inputs: (self.reference(inputs),), samples, plan, pad_id=pad_id, device=device
             )
+        self.seen = self.seen.plus([cast(float, sample.score) for sample in samples])
         check_finite(samples, logprobs_BT=logprobs, ref_logprobs_BT=ref_logprobs, values_BT=values)
         return make_batch(
             samples,
@@ -167,6 +181,7 @@ class Trainer:
             values_BT=values,
             config=self.config,
             kl_coefficient=self.kl_coefficient,
+            seen=self.seen,
         )
 
     def _log(self, step: int, values: dict[str, float], batch: Batch) -> None:
@@ -183,21 +198,24 @@ class Trainer:
         if self.accelerator.is_main_process:
             checkpoint.save(
                 self.config.out / "checkpoints",
-                Progressed(step, self.kl_coefficient),
+                Progressed(step, self.kl_coefficient, self.seen),
                 model=self.learner.policy,
                 optimizer=self.learner.optimizer,
                 about=self.about,
+                reference=self.reference.network if self.reference.moves else None,
             )
         self.accelerator.wait_for_everyone()
 
     def finish(self, result: Path) -> None:
         """Save the model, then say that all is done, then drop the checkpoints."""
+        kept = self.held_out.restore(self.learner.policy)
         if self.accelerator.is_main_process:
             under = constitutions_of(models=[self.config.model, *map(str, folders_of(self.config.all_rewards))])
             policy = merged(self.learner.policy, self.config)
             save_model(policy, self.tokenizer, self.config.out / "model", constitutions=under)
-            atomic_write_json(result, self.summary())
-            shutil.rmtree(self.config.out / "checkpoints", ignore_errors=True)
+            atomic_write_json(result, {**self.summary(), **({} if kept is None else {"kept_step": kept})})
+            for name in ("checkpoints", "best"):
+                shutil.rmtree(self.config.out / name, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         if self.config.report_to:
             self.accelerator.end_training()
@@ -225,18 +243,26 @@ class Trainer:
         }
 
 
-def usable_prompts(config: PPOConfig, renderer: Renderer) -> tuple[list[Prompt], int]:
+def usable_prompts(config: PPOConfig, paths: Sequence[Path], renderer: Renderer) -> tuple[list[Prompt], int]:
     """Return the prompts that leave room for an answer, and how many are too long for that.
 
     Raises InputError for files that can't be read, and when no prompt is left.
     """
-    prompts = load_prompts(config.prompts)
+    prompts = load_prompts(paths)
     room = config.max_length - config.max_new_tokens
     fitting = [prompt for prompt in prompts if len(renderer.prompt_ids(prompt.messages)) <= room]
     if not fitting:
         problem = "no prompt" if not prompts else f"no prompt of at most {room} tokens (max_length less max_new_tokens)"
-        raise InputError(Problem(str(config.prompts[0]), 0, 0, problem, "give more prompts, or raise max_length"))
+        raise InputError(Problem(str(paths[0]), 0, 0, problem, "give more prompts, or raise max_length"))
     return fitting, len(prompts) - len(fitting)
+
+
+def refuse_common(prompts: Sequence[Prompt], held_out: Sequence[Prompt], config: PPOConfig) -> None:
+    """Raise InputError when a held-out prompt is trained on."""
+    common = {prompt.key for prompt in prompts} & {prompt.key for prompt in held_out}
+    if common:
+        problem = f"{len(common)} of its prompts are trained on"
+        raise InputError(Problem(str(config.eval_prompts[0]), 0, 0, problem, "take them out of one of the two"))
 
 
 def _tokenizer(model: str) -> PreTrainedTokenizerBase:

@@ -65,7 +65,7 @@ def sample(row: int, prompt: Sequence[int], answer: Sequence[int], score: float 
 def batch_of(samples: Sequence[Sample], config: PPOConfig, **tensors: Tensor) -> Batch:
     """Return a batch with log-probabilities of -1 and values of 0 where none are given."""
     shape = (len(samples), max(len(one.answer_ids) for one in samples))
-    values = {
+    values: dict[str, Any] = {
         "logprobs_BT": torch.full(shape, -1.0),
         "ref_logprobs_BT": torch.full(shape, -1.0),
         "values_BT": torch.zeros(shape),

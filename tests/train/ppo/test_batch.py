@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cai.losses.ppo import policy_loss, value_loss
-from cai.train.ppo.batch import make_inputs, plan_minibatches
+from cai.train.ppo.batch import Seen, make_inputs, plan_minibatches, used_scores
 from cai.train.ppo.config import PPOConfig
 from tests.train.ppo.rig import batch_of, sample
 
@@ -118,3 +118,43 @@ def test_the_order_depends_on_seed_step_and_epoch() -> None:
 def test_fewer_samples_than_minibatches_make_one_each() -> None:
     config = PLAIN.model_copy(update={"minibatches": 4})
     assert [len(minibatch.rows) for minibatch in plan_minibatches([3, 4], config, step=1, epoch=0)] == [1, 1]
+
+
+def test_scores_are_normalised_then_clipped_then_charged() -> None:
+    samples = [
+        sample(0, [5], [1, 2], score=0.0, cut_off=True),
+        sample(1, [5], [3], score=4.0),
+        sample(2, [5], [3, 4], score=2.0),
+    ]
+    scores_B = torch.tensor([0.0, 4.0, 2.0])
+    charged = {"missing_eos_penalty": 0.25, "min_tokens": 2, "too_short_penalty": 0.5}
+    # Mean 2, variance 8/3: the scores become -1.22, 1.22 and 0.
+    config = PPOConfig(
+        out=Path("out"), prompts=[Path("p.jsonl")], normalize_scores="batch", reward_clip=1.0, **charged
+    )  # fmt: skip
+    assert used_scores(samples, scores_B, config).tolist() == pytest.approx([-1.25, 0.5, 0.0])
+    running = config.model_copy(update={"normalize_scores": "running"})
+    assert used_scores(samples, scores_B, running, Seen(10, 1.0, 40.0)).tolist() == pytest.approx([-0.75, 0.5, 0.5])
+
+
+def test_moments_of_all_steps_are_those_of_all_scores() -> None:
+    scores = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen = Seen().plus(scores[:20].tolist()).plus(scores[20:].tolist())
+    assert (seen.mean, seen.deviation) == pytest.approx((float(scores.mean()), float(scores.std(unbiased=False))))
+
+
+def test_answers_that_were_cut_off_are_left_out_of_losses_and_whitening() -> None:
+    config = PPOConfig(out=Path("out"), prompts=[Path("p.jsonl")], cut_off="mask")
+    samples = [sample(0, [5], [1, 2], score=100.0, cut_off=True), sample(1, [5], [1], 1.0), sample(2, [5], [1, 2], 2.0)]
+    batch = batch_of(samples, config)
+    assert batch.tokens_B.tolist() == [0, 1, 2]
+    trained = torch.cat([batch.advantages_BT[1, :1], batch.advantages_BT[2]])
+    assert float(trained.mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(trained.var(unbiased=False)) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_penalty_in_the_loss_is_not_in_the_reward() -> None:
+    config = PPOConfig(out=Path("out"), prompts=[Path("p.jsonl")], kl_in="loss", kl_estimator="k3", kl_coefficient=0.5)
+    batch = batch_of([sample(0, [5], [1, 2], score=1.0)], config, ref_logprobs_BT=torch.full((1, 2), -2.0))
+    assert batch.rewards_BT.tolist() == [[0.0, 1.0]]
+    assert batch.kl_in_loss == 0.5

@@ -33,6 +33,15 @@ def test_one_prompt_file_needs_no_list() -> None:
         ({"clip": 1.0}, "clip"),
         ({"prompts": []}, "prompts"),
         ({"kl_estimator": "k4"}, "kl_estimator"),
+        ({"min_new_tokens": 8}, "'min_new_tokens' would draw answers from another distribution"),
+        ({"repetition_penalty": 1.1}, "'repetition_penalty' would draw"),
+        ({"kl_in": "loss"}, "k1 has no gradient"),
+        ({"reference_ema": 0.99, "lora": {}}, "reference_ema"),
+        ({"min_tokens": 128, "max_new_tokens": 128}, "min_tokens"),
+        ({"keep": "best"}, "eval_prompts"),
+        ({"best_by": "judge", "reward_model": "pm"}, "best_by is 'judge', and the rewards are"),
+        ({"dual_clip": 1.0}, "dual_clip"),
+        ({"rewards": [{"kind": "checker", "rule": "json", "weight": 0}]}, "weight 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], named: str) -> None:

@@ -11,10 +11,10 @@ from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.policy import (
     Actor,
     PolicyWithValue,
+    Reference,
     causal_of,
     load_causal,
     load_policy,
-    make_reference,
     merged,
     without_dropout,
 )
@@ -83,7 +83,7 @@ def test_the_reference_is_the_start_and_stays_there(
 ) -> None:
     changes = {**options, "precision": precision}
     policy = load_policy(config(tmp_path, tiny_model_dir, **changes), CPU)
-    reference = make_reference(policy, config(tmp_path, tiny_model_dir, **changes), CPU)
+    reference = Reference(policy, config(tmp_path, tiny_model_dir, **changes), CPU)
     with torch.no_grad():
         start, _ = policy(inputs())
         # To the bit, so the KL of the first step is 0 and no rounding.
@@ -99,7 +99,7 @@ def test_another_reference_is_read_from_its_folder(tmp_path: Path, tiny_model_di
     other.save_pretrained(tmp_path / "other")
     given = config(tmp_path, tiny_model_dir, reference=str(tmp_path / "other"), **LORA)
     policy = load_policy(given, CPU)
-    found = make_reference(policy, given, CPU)(inputs())
+    found = Reference(policy, given, CPU)(inputs())
     with torch.no_grad():
         expected, _ = PolicyWithValue(other)(inputs())
     torch.testing.assert_close(found, expected)
@@ -109,7 +109,7 @@ def test_a_reference_with_another_vocabulary_is_refused(tmp_path: Path, tiny_mod
     tiny.llama(vocab_size=64, eos_token_id=2).save_pretrained(tmp_path / "other")
     given = config(tmp_path, tiny_model_dir, reference=str(tmp_path / "other"))
     with pytest.raises(InputError, match="another vocabulary"):
-        make_reference(load_policy(given, CPU), given, CPU)
+        Reference(load_policy(given, CPU), given, CPU)
 
 
 def test_a_head_that_is_more_than_a_product_is_refused(tmp_path: Path) -> None:
@@ -158,3 +158,39 @@ def test_dropout_is_taken_out() -> None:
     without_dropout(model)
     assert model[1].p == 0.0
     assert all(getattr(module, "attention_dropout", 0.0) == 0.0 for module in model.modules())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropy_is_that_of_all_logits_and_comes_with_gradients_only(
+    tmp_path: Path, tiny_model_dir: Path, temperature: float
+) -> None:
+    policy = load_policy(config(tmp_path, tiny_model_dir, entropy_coefficient=0.1, temperature=temperature), CPU)
+    given = inputs()
+    _, _, entropy_BT = policy(given)
+    for row, (start, length) in enumerate([(3, 4), (1, 2)]):
+        ids = given.ids_BL[row : row + 1, : start + length]
+        logits = causal_of(policy.policy)(input_ids=ids).logits[0, start - 1 : -1] / temperature
+        expected = torch.distributions.Categorical(logits=logits).entropy()
+        torch.testing.assert_close(entropy_BT[row, :length], expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        assert len(policy(given)) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_reference_that_follows_is_the_mean_of_where_the_policy_was(
+    tmp_path: Path, tiny_model_dir: Path, precision: str
+) -> None:
+    settings = config(tmp_path, tiny_model_dir, reference_ema=0.9, precision=precision)
+    policy = load_policy(settings, CPU)
+    reference = Reference(policy, settings, CPU)
+    start = next(iter(reference.network.parameters())).clone()
+    move(policy)
+    reference.follow()
+    now = next(iter(causal_of(policy.policy).parameters()))
+    torch.testing.assert_close(next(iter(reference.network.parameters())), 0.9 * start + 0.1 * now)
+    assert {weight.dtype for weight in reference.network.parameters()} == {torch.float32}
+    still = Reference(policy, config(tmp_path, tiny_model_dir), CPU)
+    before = next(iter(still.network.parameters())).clone()
+    move(policy)
+    still.follow()
+    assert torch.equal(next(iter(still.network.parameters())), before)

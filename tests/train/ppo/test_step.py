@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from cai.errors import TrainingError
-from cai.train.ppo.batch import Batch
+from cai.train.ppo.batch import Batch, Sample
 from cai.train.ppo.monitor import Clock
 from cai.train.ppo.policy import causal_of
-from cai.train.ppo.step import Learner
+from cai.train.ppo.rollout import sample_answers
+from cai.train.ppo.step import Learner, shares
 from cai.train.ppo.trainer import Trainer
 from tests.train.ppo.rig import trainer
 
@@ -42,35 +43,73 @@ def test_the_first_ratio_is_exactly_1(tmp_path: Path, tiny_model_dir: Path, opti
 
 
 def naive_loss(ready: Trainer, batch: Batch, rows: tuple[int, ...]) -> Tensor:
-    """Row by row, from all logits, by the formulas of the paper."""
+    """Row by row, from all logits, by the formulas of the papers."""
     config, causal = ready.config, causal_of(ready.learner.policy.policy)
     losses: list[Tensor] = []
+    by_row: list[Tensor] = []
     for row in rows:
         one = batch.samples[row]
+        if one.cut_off and config.cut_off == "mask":
+            continue
+        own: list[Tensor] = []
         ids = torch.tensor([one.prompt_ids + one.answer_ids])
         out = causal(input_ids=ids, output_hidden_states=True)
         values = ready.learner.policy.value_head(out.hidden_states[-1][0])[:, 0]
         for t, token in enumerate(one.answer_ids):
             place = len(one.prompt_ids) - 1 + t
-            logprob = torch.log_softmax(out.logits[0, place], -1)[token]
+            every = torch.log_softmax(out.logits[0, place], -1)
+            logprob = every[token]
             ratio, advantage = (logprob - batch.logprobs_BT[row, t]).exp(), batch.advantages_BT[row, t]
             policy = -torch.min(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage)
-            value = 0.5 * (values[place] - batch.returns_BT[row, t]) ** 2
-            losses.append(policy + config.value_coefficient * value)
-    return torch.stack(losses).mean()
+            if config.dual_clip is not None and advantage < 0:
+                policy = torch.min(policy, -config.dual_clip * advantage)
+            if config.kl_in == "loss":
+                log_r = batch.ref_logprobs_BT[row, t] - logprob
+                estimate = log_r.exp() - 1 - log_r if config.kl_estimator == "k3" else 0.5 * log_r**2
+                policy = policy + config.kl_coefficient * estimate
+            policy = policy + config.entropy_coefficient * (every.exp() * every).sum()
+            own.append(policy)
+            losses.append(config.value_coefficient * 0.5 * (values[place] - batch.returns_BT[row, t]) ** 2)
+        by_row.append(torch.stack(own))
+    mean = (
+        torch.cat(by_row).mean() if config.normalize_by == "token" else torch.stack([x.mean() for x in by_row]).mean()
+    )
+    return mean + torch.stack(losses).mean()
 
 
-def test_the_gradient_is_that_of_a_naive_loop(tmp_path: Path, tiny_model_dir: Path) -> None:
-    ready = trainer(tmp_path, tiny_model_dir, value_clip=None, minibatches=1)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalize_by": "sequence", "cut_off": "mask"},
+        {"kl_in": "loss", "kl_estimator": "k3", "kl_coefficient": 0.5, "normalize_by": "sequence"},
+        {"kl_in": "loss", "kl_estimator": "k2", "kl_coefficient": 0.5},
+        {"entropy_coefficient": 0.3, "dual_clip": 1.05},
+    ],
+)
+def test_the_gradient_is_that_of_a_naive_loop(
+    tmp_path: Path, tiny_model_dir: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_every_length(*args: Any, **given: Any) -> list[Sample]:
+        drawn = enumerate(sample_answers(*args, **given), start=2)
+        return [replace(one, answer_ids=one.answer_ids[:n], cut_off=n % 2 == 0) for n, one in drawn]
+
+    monkeypatch.setattr("cai.train.ppo.trainer.sample_answers", of_every_length)
+    ready = trainer(tmp_path, tiny_model_dir, value_clip=None, minibatches=1, **options)
     batch = ready.rollouts(1, Clock())
+    # Away from the rollout's policy, where ratios and KL are not those of the start.
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in ready.learner.policy.trunk:
+            weight.add_(torch.randn_like(weight) * 0.02)
     torch.nn.init.normal_(ready.learner.policy.value_head.weight, std=0.1)
     (minibatch,) = ready.learner.plan(batch.samples, step=1, epoch=0)
     naive_loss(ready, batch, minibatch.rows).backward()
     expected = {name: weight.grad for name, weight in ready.learner.policy.named_parameters()}
     ready.learner.optimizer.zero_grad(set_to_none=True)
-    tokens = int(batch.mask_BT.sum())
+    share_B = shares(batch.tokens_B, minibatch.rows, by=ready.config.normalize_by)
     for rows in minibatch.passes:
-        ready.learner._pass(batch, rows, weight=1 / tokens)
+        ready.learner._pass(batch, rows, share_B, weight=1 / int(batch.tokens_B.sum()))
     for name, weight in ready.learner.policy.named_parameters():
         torch.testing.assert_close(weight.grad, expected[name], atol=2e-5, rtol=1e-4)
 
@@ -88,7 +127,7 @@ def test_the_size_of_passes_is_no_part_of_the_result(tmp_path: Path, tiny_model_
 
 def test_a_pass_without_rows_has_no_gradient(ready: Trainer) -> None:
     batch = ready.rollouts(1, Clock())
-    sums = ready.learner._pass(batch, (), weight=1.0)
+    sums = ready.learner._pass(batch, (), torch.ones(len(batch.samples)), weight=1.0)
     assert sums == (0,) * len(sums)
     gradients = [weight.grad for weight in ready.learner.policy.parameters()]
     assert all(gradient is not None and float(gradient.abs().max()) == 0 for gradient in gradients)
@@ -139,3 +178,24 @@ def test_policy_and_value_head_are_clipped_apart(tmp_path: Path, tiny_model_dir:
     found = ready.learner.update(batch, ready.learner.plan(batch.samples, step=1, epoch=0)[0])
     assert found.grad_norm > 1e-3
     assert seen == pytest.approx([1e-3, 1e-3], rel=1e-2)
+
+
+def test_shares_of_the_docstring_add_up_to_the_tokens() -> None:
+    tokens_B = torch.tensor([3, 1, 0, 9])
+    assert shares(tokens_B, (0, 1, 2), by="sequence")[:2].tolist() == pytest.approx([2 / 3, 2.0])
+    assert float((shares(tokens_B, (0, 1, 2), by="sequence") * tokens_B)[:3].sum()) == pytest.approx(4.0)
+    assert shares(tokens_B, (0, 1), by="token").tolist() == [1, 1, 1, 1]
+
+
+def test_a_step_whose_answers_are_all_left_out_changes_nothing(tmp_path: Path, tiny_model_dir: Path) -> None:
+    ready = trainer(tmp_path, tiny_model_dir, cut_off="mask", max_new_tokens=1)
+    batch = ready.rollouts(1, Clock())
+    batch = replace(batch, trained_B=torch.zeros_like(batch.trained_B))
+    before = copied(ready.learner)
+    assert ready.learner.learn(batch, step=1)["updates"] == 0
+    assert not changed(before, ready.learner)
+
+
+def test_the_extremes_of_the_ratio_are_reported(ready: Trainer) -> None:
+    found = ready.learner.learn(ready.rollouts(1, Clock()), step=1)
+    assert 0 < found["ratio_min"] < 1 < found["ratio_max"]

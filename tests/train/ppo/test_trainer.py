@@ -103,6 +103,7 @@ def one_thread() -> Iterator[None]:
         ({}, ["1", "4", "3"]),
         ({"lora": {"r": 2}}, ["4"]),
         ({"precision": "bf16"}, ["4"]),
+        ({"reference_ema": 0.9, "normalize_scores": "running"}, ["4"]),
     ],
 )
 def test_a_run_that_was_killed_ends_like_one_that_was_not(
