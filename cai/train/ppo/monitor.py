@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from time import perf_counter
 
 import torch
+from accelerate import Accelerator
 
-from cai.losses.logprobs import masked_mean, masked_moments
+from cai.losses.logprobs import masked_mean, masked_moments, masked_sum
 from cai.train.ppo.batch import Batch, Sample
 from cai.train.ppo.config import PPOConfig
 
@@ -95,15 +96,41 @@ def sampling_gap(batch: Batch) -> float:
     return float(torch.stack(gaps).sum() / batch.mask_BT.sum())
 
 
-def shown_samples(samples: Sequence[Sample], count: int) -> list[dict[str, str | float]]:
-    """Return answers to look at: the best, the worst, and the first of the rest."""
-    ranked = sorted(samples, key=lambda sample: (-(sample.score or 0.0), sample.row))
-    ends = ranked[:1] + ranked[1:][-1:]
-    rest = [sample for sample in sorted(samples, key=lambda sample: sample.row) if sample not in ends]
+def shown_samples(batch: Batch, count: int) -> list[dict[str, str | float]]:
+    """Return answers to look at: best, worst, the one whose likelihood changed most, and the first of the rest.
+
+    `change` is log policy - log reference of the whole answer, in nats.
+    """
+    change_B = masked_sum(batch.logprobs_BT - batch.ref_logprobs_BT, batch.mask_BT, dim=1)
+    rows = range(len(batch.samples))
+    by_score = sorted(rows, key=lambda row: (-(batch.samples[row].score or 0.0), row))
+    order = {by_score[0]: "best"}
+    order.setdefault(by_score[-1], "worst")
+    left = [row for row in rows if row not in order]
+    if left:
+        order[max(left, key=lambda row: (abs(float(change_B[row])), -row))] = "changed most"
+    for row in rows:
+        order.setdefault(row, "")
     return [
-        {"prompt": sample.prompt[-1].content, "answer": sample.answer, "score": sample.score or 0.0}
-        for sample in [*ends, *rest][:count]
+        {
+            "shown_as": why,
+            "prompt": batch.samples[row].prompt[-1].content,
+            "answer": batch.samples[row].answer,
+            "score": batch.samples[row].score or 0.0,
+            "change": round(float(change_B[row]), 4),
+            **{f"reward_{name}": value for name, value in batch.samples[row].parts.items()},
+        }
+        for row, why in list(order.items())[:count]
     ]
+
+
+def log_table(accelerator: Accelerator, rows: Sequence[dict[str, str | float]], *, step: int) -> None:
+    """Give the answers to trackers that show tables; others have samples.jsonl."""
+    columns = list(rows[0]) if rows else []
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_table"):
+            data = [[row.get(name) for name in columns] for row in rows]
+            tracker.log_table("samples", columns=columns, data=data, step=step)
 
 
 def peak_memory_mb() -> int:

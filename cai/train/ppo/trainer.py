@@ -31,7 +31,7 @@ from cai.train.ppo.batch import Batch, make_batch
 from cai.train.ppo.checkpoint import Progressed
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.held_out import HeldOut
-from cai.train.ppo.monitor import Clock, peak_memory_mb, readings, shown_samples
+from cai.train.ppo.monitor import Clock, log_table, peak_memory_mb, readings, shown_samples
 from cai.train.ppo.policy import Actor, Reference, load_policy, merged
 from cai.train.ppo.rollout import (
     add_scores,
@@ -188,8 +188,10 @@ class Trainer:
         self.metrics.log(step, values)
         every = self.config.samples_every
         if every and (step % every == 0 or step in (1, self.config.steps)):
-            for sample in shown_samples(batch.samples, self.config.samples_shown):
+            shown = shown_samples(batch, self.config.samples_shown)
+            for sample in shown:
                 self.samples.log(step, cast(dict[str, float], sample))
+            log_table(self.accelerator, shown, step=step)
         if self.config.report_to:
             self.accelerator.log(values, step=step)
 

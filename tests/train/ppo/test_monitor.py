@@ -1,10 +1,22 @@
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.monitor import Clock, peak_memory_mb, readings, repetition, sampling_gap, shown_samples
+from cai.train.ppo.monitor import (
+    Clock,
+    log_table,
+    peak_memory_mb,
+    readings,
+    repetition,
+    sampling_gap,
+    score_readings,
+    shown_samples,
+)
 from tests.train.ppo.rig import batch_of, sample
 
 CONFIG = PPOConfig(out=Path("out"), prompts=[Path("p.jsonl")], kl_coefficient=0.5, lam=1.0)
@@ -49,10 +61,40 @@ def test_no_gap_where_engine_and_training_agree() -> None:
     assert sampling_gap(batch) == 0.0
 
 
-def test_the_best_and_the_worst_are_shown_first() -> None:
-    samples = [sample(row, [5], [1], score=score) for row, score in enumerate([0.5, 2.0, -1.0, 0.1])]
-    assert [shown["score"] for shown in shown_samples(samples, 3)] == [2.0, -1.0, 0.5]
-    assert len(shown_samples(samples[:1], 3)) == 1
+def test_the_best_the_worst_and_the_changed_most_are_shown_first() -> None:
+    samples = [sample(row, [5], [1, 2], score=score) for row, score in enumerate([0.5, 2.0, -1.0, 0.1])]
+    ref_logprobs_BT = torch.full((4, 2), -1.0)
+    ref_logprobs_BT[3] = 2.0
+    shown = shown_samples(batch_of(samples, CONFIG, ref_logprobs_BT=ref_logprobs_BT), 9)
+    assert [(row["shown_as"], row["score"]) for row in shown] == [
+        ("best", 2.0), ("worst", -1.0), ("changed most", 0.1), ("", 0.5),
+    ]  # fmt: skip
+    assert [row["change"] for row in shown] == [0.0, 0.0, -6.0, 0.0]
+    assert [row["shown_as"] for row in shown_samples(batch_of(samples[:1], CONFIG), 3)] == ["best"]
+    assert len(shown_samples(batch_of(samples, CONFIG), 2)) == 2
+
+
+def test_rewards_by_name_where_there_are_several() -> None:
+    samples = [
+        sample(0, [5], [1], score=1.0, parts={"model": 1.0, "read": 4.0}),
+        sample(1, [5], [1], score=3.0, parts={"model": 3.0}),
+    ]
+    assert score_readings(samples) == {"score": 2.0, "reward_model": 2.0, "reward_read": 4.0}
+    assert score_readings([sample(0, [5], [1], score=1.0, parts={"model": 1.0})]) == {"score": 1.0}
+
+
+def test_tables_go_to_the_trackers_that_show_them() -> None:
+    class Shows:
+        def log_table(self, name: str, **given: Any) -> None:
+            self.given = (name, given)
+
+    trackers = [Shows(), object()]
+    rows: list[dict[str, str | float]] = [{"answer": "a", "score": 1.0}, {"answer": "b"}]
+    log_table(cast(Accelerator, SimpleNamespace(trackers=trackers)), rows, step=3)
+    assert cast(Shows, trackers[0]).given == (
+        "samples",
+        {"columns": ["answer", "score"], "data": [["a", 1.0], ["b", None]], "step": 3},
+    )
 
 
 def test_a_clock_adds_up_phases() -> None:

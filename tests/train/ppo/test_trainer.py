@@ -65,7 +65,8 @@ def test_what_a_finished_run_leaves(tmp_path: Path, tiny_model_dir: Path) -> Non
     assert {path.name for path in config.out.iterdir()} == {"model", "metrics.jsonl", "samples.jsonl", "result.json"}
     rows = [json.loads(line) for line in (config.out / "samples.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert set(rows[0]) == {"step", "prompt", "answer", "score"}
+    assert [row["shown_as"] for row in rows[:3]] == ["best", "worst", "changed most"]
+    assert set(rows[0]) == {"step", "shown_as", "prompt", "answer", "score", "change", "reward_function"}
     result = json.loads((config.out / "result.json").read_text())
     assert result["counts"] == {"steps": 3, "answers": 18, "prompts": 10, "prompts_too_long": 0}
     AutoTokenizer.from_pretrained(config.out / "model")
