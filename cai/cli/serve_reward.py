@@ -194,25 +194,14 @@ def serve_reward(
     from transformers import AutoTokenizer
 
     from cai.engines.embedded import resolve_model
-    from cai.judges.preference_model import PreferenceModel, score_batch
+    from cai.judges.preference_model import PreferenceModel
 
     model = PreferenceModel.load(folder)
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(folder))
 
-    def score(rows: Sequence[list[int]]) -> list[float]:
-        import torch
-
-        scores: list[float] = [0.0] * len(rows)
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
-        with torch.no_grad():
-            for start in range(0, len(order), 8):
-                some = order[start : start + 8]
-                found = score_batch(model.model, [rows[number] for number in some], model.renderer.pad_id).tolist()
-                for number, value in zip(some, found, strict=True):
-                    scores[number] = value
-        return scores
-
-    server = reward_server(score, reading(model.renderer, tokenizer, max_length=max_length), host=host, port=port)
+    server = reward_server(
+        model.score_ids, reading(model.renderer, tokenizer, max_length=max_length), host=host, port=port
+    )
     print(f"http://{host}:{server.server_address[1]}/get_reward", flush=True)
     try:
         server.serve_forever()

@@ -31,7 +31,7 @@ def load_model(
             dtype=kind,
             trust_remote_code=False,
             output_loading_info=True,
-            **_quantized(quantization, kind, place),
+            **quantized(quantization, kind, place),
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -77,7 +77,7 @@ def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def _quantized(quantization: Quantization, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def quantized(quantization: Quantization, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Return what `from_pretrained` is told: such weights are put in their place as they are loaded."""
     if quantization == "none":
         return {}

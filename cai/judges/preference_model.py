@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from cai.engines.embedded import model_digest, resolve_model
-from cai.engines.loading import Dtype, pick_device, pick_dtype, whole
+from cai.engines.loading import Dtype, Quantization, pick_device, pick_dtype, quantized, whole
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Verdict
@@ -29,26 +29,44 @@ class PreferenceModel:
         self._max_length = max_length
 
     @classmethod
-    def load(cls, folder: str, *, dtype: Dtype = "float32", device: str = "auto") -> "PreferenceModel":
-        """Load what `cai.train.reward` saved; raises InputError for a folder that holds something else."""
+    def load(
+        cls, folder: str, *, dtype: Dtype = "float32", device: str = "auto", quantization: Quantization = "none"
+    ) -> "PreferenceModel":
+        """Load what `cai.train.reward` saved; raises InputError for a folder that holds something else.
+
+        `quantization` holds the linear layers in 8 or 4 bits by bitsandbytes; the score head is kept whole.
+        """
         path = resolve_model(folder)
         tokenizer = AutoTokenizer.from_pretrained(path)
         place = pick_device(device)
         kind = pick_dtype(dtype, place)
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=kind, output_loading_info=True)
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=kind, output_loading_info=True, **quantized(quantization, kind, place)
+        )
         model = loaded[0]
         if model.config.num_labels != 1 or "SequenceClassification" not in str(model.config.architectures):
             raise InputError(Problem(folder, 0, 0, "not a preference model", "name the model folder of a reward stage"))
         whole(folder, loaded)
-        return cls(model.to(place), Renderer(tokenizer), revision=model_digest(path))
+        revision = model_digest(path) + ("" if quantization == "none" else f"+{quantization}")
+        placed = model.to(place) if quantization == "none" else model
+        return cls(placed, Renderer(tokenizer), revision=revision)
 
-    @torch.no_grad()
     def score(self, answers: Sequence[tuple[Dialogue, str]], *, batch_tokens: int = 4096) -> list[float]:
         """Return one score per (dialogue, answer), in their order."""
-        ids = [self._ids(dialogue, answer) for dialogue, answer in answers]
-        scores = [0.0] * len(ids)
-        for batch in _by_length(ids, batch_tokens):
-            found = score_batch(self.model, [ids[index] for index in batch], self.renderer.pad_id)
+        return self.score_ids([self._ids(dialogue, answer) for dialogue, answer in answers], batch_tokens=batch_tokens)
+
+    @torch.no_grad()
+    def score_ids(self, rows: Sequence[Sequence[int]], *, batch_tokens: int = 4096) -> list[float]:
+        """Return one score per row of ids, read at its end; rows of like length are read together.
+
+        `batch_tokens` bounds the positions of a batch, padding included; a longer row is read alone. Raises ValueError
+        for an empty row.
+        """
+        if not all(rows):
+            raise ValueError("a row of no ids has no score")
+        scores = [0.0] * len(rows)
+        for batch in _by_length(rows, batch_tokens):
+            found = score_batch(self.model, [rows[index] for index in batch], self.renderer.pad_id)
             for index, value in zip(batch, found.tolist(), strict=True):
                 scores[index] = value
         return scores

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from cai.cli import serve_reward as served
 from cai.cli.serve_reward import Batcher, reading, reward_server
 from cai.errors import InputError
-from cai.judges.preference_model import PreferenceModel, score_batch
+from cai.judges.preference_model import PreferenceModel
 from cai.types import Message
 from tests.judges.test_preference_model import classifier
 
@@ -30,7 +30,7 @@ def model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pre
 @pytest.fixture(scope="module")
 def url(model: PreferenceModel, tiny_model_dir: Path) -> Iterator[str]:
     ids = reading(model.renderer, AutoTokenizer.from_pretrained(tiny_model_dir), max_length=400)
-    server = reward_server(lambda rows: score_batch(model.model, rows, model.renderer.pad_id).tolist(), ids)
+    server = reward_server(model.score_ids, ids)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()

@@ -134,3 +134,12 @@ def test_the_judge_gives_the_odds_of_the_scores_difference(judge: PreferenceMode
     (back,) = PreferenceModelJudge(judge).compare([comparison(0, "No.", "Yes.")])
     assert there.prob_a is not None
     assert back.prob_a == pytest.approx(1 - there.prob_a, abs=1e-5)
+
+
+def test_rows_of_ids_are_scored_at_their_end(judge: PreferenceModel) -> None:
+    rows = [[5, 6, 7], [9], [8, 9, 10, 11, 12]]
+    found = judge.score_ids(rows)
+    assert found == pytest.approx([judge.score_ids([row])[0] for row in rows], abs=1e-5)
+    assert judge.score_ids(rows, batch_tokens=1) == pytest.approx(found, abs=1e-5)
+    with pytest.raises(ValueError, match="a row of no ids has no score"):
+        judge.score_ids([[5], []])
