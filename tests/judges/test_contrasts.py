@@ -94,14 +94,17 @@ def test_examples_come_after_a_system_turn_and_their_own_readers_never_see_them(
 def test_a_constitution_gives_its_examples_once() -> None:
     shown = load_constitution("harmless")
     found = examples_of(shown)
-    assert len(found) == len(set(found)) == len(shown.few_shots) + len(shown.comparison_shots)
+    of_principles = sum(len(principle.comparison_shots) for principle in shown.principles)
+    assert of_principles >= len(shown.principles)
+    assert len(found) == len(set(found)) == len(shown.few_shots) + len(shown.comparison_shots) + of_principles
     first, last = shown.few_shots[0], shown.comparison_shots[-1]
     assert Example(first.prompt, first.revision, first.response) in found
     assert Example(last.prompt, last.chosen, last.rejected) in found
     own = shown.principles[0].model_copy(update={"few_shots": (first,), "comparison_shots": (last, last)})
     bare = shown.model_copy(update={"few_shots": (), "comparison_shots": (), "principles": (own,)})
     assert len(examples_of(bare)) == 2
-    assert examples_of(bare.model_copy(update={"principles": shown.principles})) == ()
+    without = own.model_copy(update={"few_shots": (), "comparison_shots": ()})
+    assert examples_of(bare.model_copy(update={"principles": (without,)})) == ()
 
 
 def test_a_contrast_with_an_answer_missing_is_left_out_whole() -> None:
