@@ -1,7 +1,7 @@
 """The preference model in use: a score per answer, and a judge made of it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -122,13 +122,23 @@ def _by_length(ids: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list
         yield batch
 
 
+class Scorer(Protocol):
+    """A preference model, or several as one."""
+
+    revision: str
+
+    def score(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float]:
+        """Return one score per (dialogue, answer), in their order."""
+        ...
+
+
 class PreferenceModelJudge:
     """Compare answers by the difference of their scores: the probability that the preference model was trained on."""
 
     name = "preference_model"
     by_principle = False
 
-    def __init__(self, preference_model: PreferenceModel) -> None:
+    def __init__(self, preference_model: Scorer) -> None:
         """Judge with a preference model."""
         self._model = preference_model
         self.model = preference_model.revision

@@ -1,0 +1,36 @@
+"""A preference model as a reward function of TRL's GRPO and RLOO trainers.
+
+GRPOTrainer(model, reward_funcs=TRLReward(PreferenceModel.load("runs/reward/model")), ...)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cai.judges.preference_model import Scorer
+from cai.records.loaders import dialogue_of
+from cai.types import Dialogue
+
+
+class TRLReward:
+    """Scores what a TRL trainer has sampled: the raw score of the answer, at its end of turn."""
+
+    def __init__(self, model: Scorer, *, name: str = "preference_model") -> None:
+        """Score with a model; `name` is what TRL's metrics call it."""
+        self._model, self.__name__ = model, name
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float | None]:
+        """Return one reward per completion; what else the trainer gives is not looked at.
+
+        Prompts are lists of messages, or texts, which are read as one turn of a person (or as an hh-rlhf transcript).
+        Completions are lists of messages that end with the assistant, or texts. Raises ValueError for others.
+        """
+        return [*self._model.score([_row(*each) for each in zip(prompts, completions, strict=True)])]
+
+
+def _row(prompt: Any, completion: Any) -> tuple[Dialogue, str]:
+    if isinstance(completion, str):
+        return dialogue_of(prompt), completion
+    *before, last = completion
+    if last["role"] != "assistant" or not isinstance(last.get("content"), str):
+        raise ValueError("a completion does not end with a text of the assistant's; score such rollouts another way")
+    return dialogue_of([*prompt, *before]), last["content"]
