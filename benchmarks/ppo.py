@@ -1,6 +1,6 @@
 """PPO against TRL 1.12.0, the last release that has it: the same prompts and models, step by step in alternation.
 
-Start: bash scripts/trl-1.12.sh && python benchmarks/ppo.py [--quick] [--steps 5] [--epochs 4] [--batch 16] [--peer .venv-trl]
+Start: bash scripts/trl-1.12.sh && python benchmarks/ppo.py [--quick] [--steps 5] [--epochs 4] [--batch 16]
 
 Each is a process of its own, the peer's in an environment of its own, and waits while the other takes its step. A step
 is all of it: 16 answers of exactly 64 tokens (no answer may end by itself), rewards, both models' log-probabilities,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cai.losses.kl import LOG_RATIO_LIMIT, Estimator, adapt_coefficient, k1, k2, k3, shaped_rewards
+from cai.losses.kl import LOG_RATIO_LIMIT, Estimator, adapt_coefficient, k1, k2, k3, kl_tokens, shaped_rewards
 
 NAN = float("nan")
 
@@ -181,3 +181,30 @@ def test_the_coefficient_stays_positive_and_moves_towards_its_target(
 def test_an_update_that_makes_no_sense_is_refused(observed: float, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         adapt_coefficient(0.1, observed, **settings)
+
+
+def test_the_gradient_of_each_estimate_over_the_policys_samples() -> None:
+    logits_V = torch.tensor([0.5, -0.3, 1.1, 0.0], dtype=torch.float64, requires_grad=True)
+    ref_V = torch.log_softmax(torch.tensor([0.1, 0.4, -0.6, 0.2], dtype=torch.float64), -1)
+    policy_V = torch.log_softmax(logits_V, -1)
+    forward, backward = (policy_V.exp() * (policy_V - ref_V)).sum(), (ref_V.exp() * (ref_V - policy_V)).sum()
+    expected = {"k1": torch.zeros(4, dtype=torch.float64)}
+    expected["k2"], expected["k3"] = (
+        torch.autograd.grad(kl, logits_V, retain_graph=True)[0] for kl in (forward, backward)
+    )
+    estimators: tuple[Estimator, ...] = ("k1", "k2", "k3")
+    for estimator in estimators:
+        mask = torch.ones(1, 4, dtype=torch.bool)
+        kl_BT = kl_tokens(policy_V[None], ref_V[None], mask, estimator=estimator)
+        mean = (policy_V.detach().exp() * kl_BT[0]).sum()
+        (gradient,) = torch.autograd.grad(mean, logits_V, retain_graph=True)
+        torch.testing.assert_close(gradient, expected[estimator], atol=1e-6, rtol=1e-5)
+
+
+def test_what_stands_where_no_token_is_changes_neither_the_estimate_nor_its_gradient() -> None:
+    logprobs = torch.tensor([[-1.0, math.nan]], requires_grad=True)
+    mask = torch.tensor([[True, False]])
+    kl_BT = kl_tokens(logprobs, torch.tensor([[-2.0, math.inf]]), mask, estimator="k3")
+    (gradient,) = torch.autograd.grad(kl_BT.sum(), logprobs)
+    assert kl_BT[0, 1] == gradient[0, 1] == 0
+    assert bool(gradient.isfinite().all())

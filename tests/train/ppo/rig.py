@@ -1,11 +1,14 @@
 """Small parts for the tests of PPO; run as a script, it is a training in a process of its own.
 
-python tests/train/ppo/rig.py CONFIG.json [CALL]     the process dies at this call of the reward function, from 1
+python tests/train/ppo/rig.py CONFIG.json [CALL [RANK]]   it dies at this call of the reward function, from 1; of
+                                                          several processes, the one of this rank
 """
 
 import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +88,7 @@ def metrics(out: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if not name.startswith(CLOCKS)} for row in rows]
 
 
-def main(path: str, dies_at: int = 0) -> None:
+def main(path: str, dies_at: int = 0, rank: int = 0) -> None:
     """Train by a config file; die without a word at a call of the reward function."""
     torch.set_num_threads(1)
     calls = 0
@@ -93,7 +96,10 @@ def main(path: str, dies_at: int = 0) -> None:
     def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
         nonlocal calls
         calls += 1
-        if calls == dies_at:
+        if calls == dies_at and rank == int(os.environ.get("RANK", "0")):
+            if "RANK" in os.environ:
+                print(json.dumps({"dead": time.time()}), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
             os._exit(9)
         return vowels(prompts, answers)
 

@@ -158,3 +158,64 @@ def test_a_penalty_in_the_loss_is_not_in_the_reward() -> None:
     batch = batch_of([sample(0, [5], [1, 2], score=1.0)], config, ref_logprobs_BT=torch.full((1, 2), -2.0))
     assert batch.rewards_BT.tolist() == [[0.0, 1.0]]
     assert batch.kl_in_loss == 0.5
+
+
+def test_on_a_two_state_bandit_the_mean_update_is_the_policy_gradient() -> None:
+    """Two prompts, two answers each. The analytic gradient by a logit is pi(a|s) (r(s, a) - mean reward at s) / 2."""
+    logits_SA = torch.tensor([[0.3, -0.4], [-0.2, 0.9]], requires_grad=True)
+    reward_SA = torch.tensor([[1.0, -1.0], [0.0, 2.0]])
+    config = PPOConfig(out=Path("out"), prompts=[Path("p.jsonl")], whiten_advantages=False, kl_coefficient=0.0)
+    generator = torch.Generator().manual_seed(0)
+    steps, size = 300, 32
+    updates = []
+    for _ in range(steps):
+        states_B = torch.arange(size) % 2
+        logprobs_SA = torch.log_softmax(logits_SA, -1)
+        actions_B = torch.multinomial(logprobs_SA[states_B].exp(), 1, generator=generator)[:, 0]
+        logprobs_BT = logprobs_SA[states_B, actions_B][:, None]
+        scores = reward_SA[states_B, actions_B].tolist()
+        samples = [sample(row, [5], [int(a)], score=scores[row]) for row, a in enumerate(actions_B)]
+        batch = batch_of(samples, config, logprobs_BT=logprobs_BT.detach(), ref_logprobs_BT=logprobs_BT.detach())
+        loss = policy_loss(
+            logprobs_BT=logprobs_BT,
+            old_logprobs_BT=batch.logprobs_BT,
+            advantages_BT=batch.advantages_BT,
+            mask_BT=batch.mask_BT,
+            clip=config.clip,
+        )
+        (gradient,) = torch.autograd.grad(loss.loss_sum / size, logits_SA)
+        updates.append(-gradient.flatten())
+    found = torch.stack(updates)
+    policy_SA = torch.softmax(logits_SA.detach(), -1)
+    expected = (policy_SA * (reward_SA - (policy_SA * reward_SA).sum(1, keepdim=True)) / 2).flatten()
+    error = found.std(0) / steps**0.5
+    assert bool(((found.mean(0) - expected).abs() < 3.5 * error).all())
+    assert bool((expected.abs() > 10 * error).all())
+
+
+def test_advantages_match_a_naive_loop_in_float64() -> None:
+    """Penalty, score on the last token, values and traces, row by row, for answers of every length."""
+    config = PPOConfig(
+        out=Path("out"), prompts=[Path("p.jsonl")], whiten_advantages=False, gamma=0.9, lam=0.8, kl_coefficient=0.3,
+        missing_eos_penalty=0.5, reward_clip=1.0,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    samples = [sample(n, [5], range(1, n + 2), score=n - 2.0, cut_off=n == 4) for n in range(5)]
+    given = {name: torch.randn(5, 5, generator=generator) for name in ("logprobs_BT", "ref_logprobs_BT", "values_BT")}
+    batch = batch_of(samples, config, **given)
+    logprobs, refs, values = (given[name].double().tolist() for name in ("logprobs_BT", "ref_logprobs_BT", "values_BT"))
+    for row, one in enumerate(samples):
+        length, advantage = len(one.answer_ids), 0.0
+        for t in reversed(range(length)):
+            last = t == length - 1
+            reward = -0.3 * (logprobs[row][t] - refs[row][t])
+            if last:
+                reward += max(-1.0, min(1.0, one.score or 0.0)) - 0.5 * one.cut_off
+            advantage = (
+                reward
+                + (0.0 if last else 0.9 * values[row][t + 1])
+                - values[row][t]
+                + (0.0 if last else 0.72 * advantage)
+            )
+            assert float(batch.advantages_BT[row, t]) == pytest.approx(advantage, abs=1e-5)
+        assert not batch.advantages_BT[row, length:].any()

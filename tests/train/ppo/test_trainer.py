@@ -3,10 +3,12 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -143,6 +145,27 @@ def test_two_processes_end_where_one_does(tmp_path: Path, tiny_model_dir: Path) 
     assert max(float((expected[name] - found[name]).abs().max()) for name in expected) <= 1e-5
     result = json.loads((outs[1] / "result.json").read_text())
     assert result["processes"] == 2
+
+
+@pytest.mark.slow
+def test_when_one_process_dies_the_others_go_and_the_last_checkpoint_is_whole(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    config = settings(tmp_path, tiny_model_dir, steps=4, save_every=1)
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        cpu_launch_command(2, [RIG, str(path), "3", "1"]), env=environment, capture_output=True, text=True, check=False
+    )
+    seconds = time.time() - json.loads(done.stdout.splitlines()[-1])["dead"]
+    assert done.returncode != 0
+    assert seconds < 60
+    alive = [process for process in psutil.process_iter(["cmdline"]) if str(path) in (process.info["cmdline"] or [])]
+    assert alive == []
+    assert [folder.name for folder in (config.out / "checkpoints").iterdir()] == ["step-2"]
+    run_ppo(config, vowels)
+    assert [row["step"] for row in metrics(config.out)] == [1, 2, 3, 4]
 
 
 def test_a_reward_that_is_no_number_stops_the_run_before_the_step(tmp_path: Path, tiny_model_dir: Path) -> None:
