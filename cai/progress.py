@@ -115,6 +115,12 @@ class Tally:
         """Count something that is not used."""
         self.drops[reason] += 1
 
+    def count(self, reason: str | None) -> str:
+        """Return the note after a piece of work, which was dropped if it has a reason."""
+        if reason is not None:
+            self.dropped(reason)
+        return self.note()
+
     @property
     def seconds(self) -> float:
         """How long it has been."""

@@ -19,7 +19,7 @@ def merge(
         list[Path] | None, typer.Option(help="The prompt files, where they are not where the shards found them.")
     ] = None,
 ) -> None:
-    """Join the shards of a run of `cai generate`: the bytes are those of a run that was never divided.
+    """Join the shards of a run of `cai generate` or `cai label`: the bytes are those of a run that was never divided.
 
     cai data merge runs/generate
     """
@@ -27,11 +27,15 @@ def merge(
 
     from cai.errors import InputError, Problem
     from cai.generate.merge import merge_shards
+    from cai.label.merge import merge_labels
+    from cai.records.inputs import noted_inputs
+    from cai.records.merge import shard_folders
 
     if out is None and len(folders) != 1:
         raise InputError(Problem("--out", 0, 0, "several folders, and none for the whole", "name one with --out"))
     whole = out or folders[0]
-    merge_shards(folders, whole, prompts=prompts or ())
+    judged = "judge" in (noted_inputs(shard_folders(folders)[0]) or {})
+    (merge_labels if judged else merge_shards)(folders, whole, prompts=prompts or ())
     counts = json.loads((whole / "result.json").read_text("utf-8"))["counts"]
     print(f"{whole}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
 

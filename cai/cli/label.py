@@ -27,6 +27,12 @@ def label(
         typer.Argument(metavar="key=value", help="Settings over those of the file; dots go into sections."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="3/16: the third of sixteen shares, for as many starts; then `cai data merge`.")
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Set bad rows of the prompts aside, in rejected.jsonl.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Label nothing; show the labels in this folder's journals.")
     ] = None,
@@ -43,7 +49,9 @@ def label(
         from cai.processes import quiet_libraries
 
         quiet_libraries()
-        run_label(load_config(LabelConfig, config, settings or []))
+        options = [f"shard={shard}"] if shard else []
+        options += ["keep_going=true"] if keep_going else []
+        run_label(load_config(LabelConfig, config, [*(settings or []), *options]))
         return
     view = _view(report)
     if as_json:

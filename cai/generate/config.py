@@ -9,8 +9,8 @@ from cai.budget import BudgetConfig
 from cai.config import Config
 from cai.engines.build import EngineConfig, SamplingConfig
 from cai.generate.form import FormName
-from cai.generate.shard import Shard
 from cai.generate.thinking import ThinkingConfig
+from cai.records.shard import Shard
 
 
 class GenerateConfig(Config):

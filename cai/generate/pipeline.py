@@ -16,9 +16,8 @@ from cai.engines.spending import Spending
 from cai.generate.config import GenerateConfig
 from cai.generate.finish import JOURNALS, finish
 from cai.generate.form import Asked, form_of
-from cai.generate.plan import Job, jobs, share
+from cai.generate.plan import Job, jobs
 from cai.generate.quality import Candidate, fault
-from cai.generate.shard import Shard
 from cai.generate.thinking import cut, split_thinking
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import progress
@@ -27,6 +26,7 @@ from cai.records.journal import Journal, rank_path
 from cai.records.loaders import PromptSet
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Critique, Draft, Dropped, Prompt, Provenance, Record, Revision, short
+from cai.records.shard import Shard, own_folder, share
 from cai.records.trim import to_last_sentence
 from cai.stopping import stoppable
 from cai.storage import seed_from
@@ -105,9 +105,7 @@ def run_generate(config: GenerateConfig) -> None:
 
 def in_own_folder(config: GenerateConfig) -> GenerateConfig:
     """Return the config with the folder that is really written to: a shard's lies in that of the whole."""
-    if config.shard is None:
-        return config
-    return config.model_copy(update={"out": config.out / Shard.of_text(config.shard).folder})
+    return config.model_copy(update={"out": own_folder(config.out, config.shard)})
 
 
 def read_prompts(config: GenerateConfig) -> PromptSet:
@@ -124,7 +122,7 @@ class Pipeline:
         """Open this process's journals."""
         self._config, self._constitution, self._engine = config, constitution, engine
         self._form = form_of(config.format, constitution, engine)
-        self._spending = Spending(config.budget, config.out, engine)
+        self._spending = Spending(config.budget, config.out)
         self._journals = {name: Journal(rank_path(config.out, name, rank())) for name in JOURNALS}
 
     def __enter__(self) -> Self:
@@ -156,9 +154,7 @@ class Pipeline:
                 self._spending.note()
 
     def _count(self, record: Record) -> None:
-        if isinstance(record, Dropped):
-            self._spending.tally.dropped(record.reason)
-        self._bar.advance(1, self._spending.tally.note())
+        self._bar.advance(1, self._spending.tally.count(record.reason if isinstance(record, Dropped) else None))
 
     def _sampling(self, tokens: int | None = None) -> Sampling:
         """Return how a step samples: at most so many tokens, and those for thinking."""
@@ -251,7 +247,7 @@ class Pipeline:
 
         def work(items: Sequence[Planned[Question]]) -> Iterator[Record]:
             asked = {item.key: item.work for item in items}
-            for result in self._spending.answers([self._request(step, item) for item in items]):
+            for result in self._spending.answers(self._engine, [self._request(step, item) for item in items]):
                 yield self._record(step, asked[result.id], result)
 
         fulfil(plan, step.journal, work, window=max(1, len(plan)), on_record=self._count)

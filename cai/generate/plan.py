@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from cai.generate.config import GenerateConfig
-from cai.generate.shard import Shard
 from cai.records.loaders import Position
 from cai.records.schema import PromptKind
 
@@ -41,9 +39,3 @@ def window_of(config: GenerateConfig, counts: Mapping[PromptKind, int], position
     """Return the number of the window, among all, that a prompt belongs to."""
     before = -(-counts["red_team"] // config.window) if position.kind == "helpful" else 0
     return before + position.number // config.window
-
-
-def share(planned: Iterator[Job], shard: Shard | None, *, rank: int = 0, world: int = 1) -> Iterator[Job]:
-    """Yield the windows of one process of one shard."""
-    own = islice(planned, shard.number - 1, None, shard.of) if shard else planned
-    return islice(own, rank, None, world)

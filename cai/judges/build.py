@@ -11,6 +11,7 @@ from cai.config import Config
 from cai.constitution import Constitution
 from cai.engines.base import Engine
 from cai.engines.build import EngineConfig, build_engine
+from cai.engines.spending import Spending
 from cai.errors import EngineError, InputError, Problem
 from cai.judges.base import Judge
 from cai.judges.contrastive import ContrastiveJudge
@@ -78,10 +79,12 @@ def build_judge(
     folder: Path,
     seed: int,
     engine: Engine | None = None,
+    spending: Spending | None = None,
 ) -> Judge:
     """Return a judge; `engine` is one that is loaded already, else the config's is built.
 
-    The direction judge learns from `prompts` (never held-out ones), once, and keeps what it learned in `folder`.
+    What it is asked is counted in `spending`. The direction judge learns from `prompts` (never held-out ones), once,
+    and keeps what it learned in `folder`.
     """
     if config.kind == "preference_model":
         from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
@@ -90,6 +93,7 @@ def build_judge(
     if config.kind == "program":
         return ProgramJudge(certainty=config.certainty)
     engine = engine or build_engine(config.engine)
+    engine = spending.metered(engine) if spending else engine
     if config.kind in ("pairwise", "contrastive", "pointwise", "sampled"):
         return _asking_judge(config, constitution, engine, seed)
     if not hasattr(engine, "answer_states"):

@@ -4,10 +4,12 @@ import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.constitution import Constitution, Principle, check_tags, draw_distinct, load_constitution
 from cai.engines.build import build_engine
+from cai.engines.spending import Spending
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Judge, Verdict
 from cai.judges.build import build_judge
@@ -28,12 +30,15 @@ from cai.records.loaders import PromptSet
 from cai.records.pairs import load_labelled
 from cai.records.resume import Planned, fulfil
 from cai.records.schema import Dropped, Preference, Prompt, Provenance, Record, short
+from cai.records.shard import Shard, own_folder, share
 from cai.stopping import stoppable
 from cai.storage import atomic_write_json, seed_from
 from cai.windows import windows
 
 if TYPE_CHECKING:
     from cai.label.learned import LearnedWeights
+
+JOURNALS = ("responses", "preferences")
 
 
 @dataclass(frozen=True)
@@ -42,34 +47,41 @@ class Jobs:
 
     prompts: PromptSet
     window: int
+    shard: Shard | None = None
 
     def __iter__(self) -> Iterator[tuple[Prompt, ...]]:
         """Yield the windows in their order."""
-        return islice(windows(self.prompts, self.window), rank(), None, world())
+        return share(windows(self.prompts, self.window), self.shard, rank=rank(), world=world())
 
 
 def run_label(config: LabelConfig) -> None:
     """Take two answers per prompt, judge each pair, and write soft labels.
 
     Writes responses.jsonl and preferences.jsonl (journals), pairs.jsonl (rows with `prompt`, `chosen`, `rejected`,
-    `chosen_prob`), summary.json and result.json to `config.out`. Raises InputError for unusable inputs, before the
-    model is loaded, and KeyboardInterrupt after Ctrl-C, when what was under way is done.
+    `chosen_prob`), summary.json and result.json to `config.out`, or for a shard to its folder there. Raises InputError
+    for unusable inputs, before the model is loaded, BudgetError when the budget is spent, and KeyboardInterrupt after
+    Ctrl-C, when what was under way is done.
     """
+    config = config.model_copy(update={"out": own_folder(config.out, config.shard)})
     constitution = load_constitution(config.constitution)
     check_tags(constitution, tuple(config.tags), config.constitution)
     hashes = file_hashes(config.prompts)
-    prompts = PromptSet.load(config.prompts, held_out=config.held_out)
+    # Every process reads them; one writes what it rejects.
+    rejected = config.out / rank_path(Path(), "rejected", rank()) if config.keep_going else None
+    prompts = PromptSet.load(config.prompts, held_out=config.held_out, rejected=rejected)
     weights = _weights(config, constitution)
     made_from = {"constitution": constitution.digest, "prompts": hashes, "weights": weights.digest if weights else None}
     _hold(config, made_from, models=None)
     if config.floor is not None:
         load_labelled(config.floor.on)  # a bad file is told now, not after an hour of sampling
-    source, jobs = build_source(config, constitution, prompts), Jobs(prompts, config.window)
-    with stoppable(), Responses(config, source) as responses:
+    source = build_source(config, constitution, prompts)
+    jobs = Jobs(prompts, config.window, Shard.of_text(config.shard) if config.shard else None)
+    spending = Spending(config.budget, config.out)
+    with stoppable(), spending, Responses(config, source, spending) as responses:
         for engine in source.engines:
             responses.sample(build_engine(engine), jobs)
             gc.collect()
-        judge = _judge(config, constitution, prompts)
+        judge = _judge(config, constitution, prompts, spending)
         if config.floor is not None:
             check_floor(
                 config.floor,
@@ -81,11 +93,11 @@ def run_label(config: LabelConfig) -> None:
                 out=config.out,
             )
         _hold(config, made_from, models=[*responses.writers, (judge.name, judge.model)])
-        _label(Labeller(config, constitution, judge, weights), responses, jobs)
+        _label(Labeller(config, constitution, judge, weights), responses, jobs, spending)
     wait_for_all()
     if is_main():
         check_unchanged(config.prompts, hashes)
-        _finish(config, judge, prompts)
+        finish(config, prompts, judge=judge.name)
 
 
 def _hold(config: LabelConfig, made_from: dict[str, Any], *, models: Sequence[tuple[str, str]] | None) -> None:
@@ -115,22 +127,30 @@ def _weights(config: LabelConfig, constitution: Constitution) -> "LearnedWeights
     return weights
 
 
-def _judge(config: LabelConfig, constitution: Constitution, prompts: PromptSet) -> Judge:
+def _judge(config: LabelConfig, constitution: Constitution, prompts: PromptSet, spending: Spending) -> Judge:
     if config.pairs.certainty is not None:
         return ByConstruction(config.pairs.certainty)
     first = list(islice(prompts, config.judge.contrasts))  # more is not learned from
-    return build_judge(config.judge, constitution, prompts=first, folder=config.out, seed=config.seed)
+    return build_judge(
+        config.judge, constitution, prompts=first, folder=config.out, seed=config.seed, spending=spending
+    )
 
 
-def _label(labeller: "Labeller", responses: Responses, jobs: Jobs) -> None:
+def _label(labeller: "Labeller", responses: Responses, jobs: Jobs, spending: Spending) -> None:
     total = sum(len(responses.answers(window)) for window in jobs)
     with (
         Journal(rank_path(labeller.config.out, "preferences", rank())) as journal,
         progress("labels", total, "pairs", done=len(journal.records), quiet=not is_main()) as bar,
     ):
+
+        def count(record: Record) -> None:
+            bar.advance(1, spending.tally.count(record.reason if isinstance(record, Dropped) else None))
+
         for window in jobs:
+            spending.check()  # not every judge asks an engine
             plan = [Planned(labeller.key(answers), answers) for answers in responses.answers(window)]
-            fulfil(plan, journal, labeller.label, window=max(1, len(plan)), on_record=lambda record: bar.advance())
+            fulfil(plan, journal, labeller.label, window=max(1, len(plan)), on_record=count)
+            spending.note()
 
 
 class Labeller:
@@ -215,6 +235,7 @@ class Labeller:
             prob_a_by_order=verdicts[0].prob_a_by_order,
             kind=prompt.kind,
             category=prompt.category,
+            answers=(a.id, b.id),
             provenance=Provenance(
                 engine=a.provenance.engine,
                 model=a.provenance.model,
@@ -224,9 +245,9 @@ class Labeller:
         )
 
 
-def _finish(config: LabelConfig, judge: Judge, prompts: PromptSet) -> None:
+def finish(config: LabelConfig, prompts: PromptSet, *, judge: str) -> None:
     """Write the rows and the figures from all processes' journals, and the settings, unless a run's stage has."""
-    figures = Figures(config.pairs.kind, judge.name)
+    figures = Figures(config.pairs.kind, judge)
     for answer in read_ranks(config.out, "responses").values():
         figures.add(answer)
     records = read_ranks(config.out, "preferences")
@@ -241,8 +262,10 @@ def _finish(config: LabelConfig, judge: Judge, prompts: PromptSet) -> None:
     atomic_write_json(config.out / "summary.json", figures.result())
     if not (config.out / "config.json").exists():
         atomic_write_json(config.out / "config.json", config.to_plain())
-    counts = {"labels": figures.labels, "training_rows": len(order)}
-    atomic_write_json(config.out / "result.json", {"counts": counts})
+    result: dict[str, Any] = {"counts": {"labels": figures.labels, "training_rows": len(order)}}
+    if config.keep_going:
+        result["rows"] = {"read": prompts.read, "repeated": prompts.repeated, "rejected": prompts.rejected}
+    atomic_write_json(config.out / "result.json", result)
 
 
 def _rows(record: Record) -> list[Row]:

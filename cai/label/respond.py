@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Self
 
 from cai.engines.base import Engine, Failure, Generated, GenerateRequest
+from cai.engines.spending import Spending
 from cai.label.config import LabelConfig
 from cai.label.sources import Answers, Ask, Source
 from cai.processes import is_main, rank
@@ -19,9 +20,9 @@ from cai.storage import seed_from
 class Responses:
     """One process's answers."""
 
-    def __init__(self, config: LabelConfig, source: Source) -> None:
-        """Open this process's journal."""
-        self._config, self._source = config, source
+    def __init__(self, config: LabelConfig, source: Source, spending: Spending) -> None:
+        """Open this process's journal; what the engines are asked is counted."""
+        self._config, self._source, self._spending = config, source, spending
         self._journal = Journal(rank_path(config.out, "responses", rank()))
         self._writers: list[tuple[str, str]] = []
 
@@ -42,12 +43,17 @@ class Responses:
         """Sample what the source's next engine still owes; `jobs` can be gone through more than once."""
         number = len(self._writers)
         self._writers.append((engine.name, engine.model))
+        engine = self._spending.metered(engine)
         total = done = 0
         for window in jobs:
             keys = [item.key for item in self._plan(window, number)]
             total, done = total + len(keys), done + sum(key in self._journal for key in keys)
         label = "responses" if len(self._source.engines) == 1 else f"responses of model {number + 1}"
         with progress(label, total, "answers", done=done, quiet=not is_main()) as bar:
+
+            def count(record: Record) -> None:
+                bar.advance(1, self._spending.tally.count(record.reason if isinstance(record, Dropped) else None))
+
             for window in jobs:
                 plan = self._plan(window, number)
                 fulfil(
@@ -55,8 +61,9 @@ class Responses:
                     self._journal,
                     lambda items: self._work(engine, items),
                     window=max(1, len(plan)),
-                    on_record=lambda record: bar.advance(),
+                    on_record=count,
                 )
+                self._spending.note()
 
     def answers(self, window: Sequence[Prompt]) -> list[Answers]:
         """Return what is to be compared of a window, all of whose answers are sampled."""

@@ -186,10 +186,13 @@ class Preference(Record):
     kind: PromptKind = "red_team"
     category: str = ""
     provenance: Provenance | None = None
+    answers: tuple[str, str] | None = None
+    """Ids of the records of A and B, which say who wrote each. No field at all where the texts came from elsewhere."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_spread(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in fields(self).items() if name != "spread" or value is not None}
+    def _without_what_is_unknown(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        optional = ("spread", "answers")
+        return {name: value for name, value in fields(self).items() if name not in optional or value is not None}
 
 
 class EvalResult(Record):

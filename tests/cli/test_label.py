@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from cai.cli.command import ends_well
 from cai.cli.label import label
+from cai.cli.main import app
 from cai.engines.scripted import ScriptedEngine
 from cai.label import pipeline
 from tests.label.test_pipeline import LengthJudge, reply
@@ -83,3 +84,17 @@ def test_a_folder_without_labels_is_told(tmp_path: Path) -> None:
     code, _, told = run("--report", tmp_path / "none")
     assert code == 2
     assert "no labels here; give the folder that out= of cai label named" in told
+
+
+def test_shards_are_merged_by_the_command(prompts: Path, tmp_path: Path, made: Path) -> None:
+    prompts.write_text(prompts.read_text() + "[]\n")
+    for number in (1, 2):
+        words = (f"prompts=[{prompts}]", f"out={tmp_path / 'parts'}", "principles_per_label=2")
+        code, _, told = run(*words, "--shard", f"{number}/2", "--keep-going")
+        assert code == 0, told
+    result = CliRunner().invoke(app, ["data", "merge", str(tmp_path / "parts")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{tmp_path / 'parts'}: ")
+    assert "labels" in result.stdout
+    assert (tmp_path / "parts/pairs.jsonl").read_bytes() == (made / "pairs.jsonl").read_bytes()
+    assert len((tmp_path / "parts/rejected.jsonl").read_text().splitlines()) == 1

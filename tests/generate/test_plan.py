@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from cai.generate.config import GenerateConfig
-from cai.generate.plan import Job, jobs, share, window_of
-from cai.generate.shard import Shard
+from cai.generate.plan import Job, jobs, window_of
 from cai.records.loaders import PromptSet
 from cai.records.schema import Prompt, PromptKind
+from cai.records.shard import Shard, share
 from cai.types import Message
 
 COUNTS: dict[PromptKind, int] = {"red_team": 10, "benign": 3, "helpful": 5}

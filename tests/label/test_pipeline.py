@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cai.budget import BudgetError
 from cai.constitution import load_constitution
 from cai.engines.base import GenerateRequest
 from cai.engines.scripted import ScriptedEngine
@@ -285,3 +286,27 @@ def test_ctrl_c_ends_between_windows_and_the_rest_is_owed(
     assert len((tmp_path / "cut/responses.jsonl").read_text().splitlines()) == 2 * 4, "the window was finished"
     run_label(settings(tmp_path, "cut"))
     assert (tmp_path / "cut/pairs.jsonl").read_bytes() == (tmp_path / "whole/pairs.jsonl").read_bytes()
+
+
+def test_a_spent_budget_keeps_what_was_made_and_a_larger_one_goes_on(tmp_path: Path, judge: LengthJudge) -> None:
+    run_label(settings(tmp_path, "whole", sampling={"max_new_tokens": 60}))
+    small = {"sampling": {"max_new_tokens": 60}, "budget": {"tokens": 900}}
+    with pytest.raises(BudgetError, match=r"of 900 tokens used, and the next call may cost \d+ tokens"):
+        run_label(settings(tmp_path, "out", **small))
+    assert len((tmp_path / "out/responses.jsonl").read_text().splitlines()) in (8, 16), "whole windows"
+    (spent,) = [json.loads(line) for line in (tmp_path / "out/costs.jsonl").read_text().splitlines()][:1]
+    assert 0 < spent["prompt"] + spent["completion"] <= 900
+    run_label(settings(tmp_path, "out", **{**small, "budget": {"tokens": 90_000}}))
+    for name in ("responses", "preferences", "pairs"):
+        assert (tmp_path / "out" / f"{name}.jsonl").read_bytes() == (tmp_path / f"whole/{name}.jsonl").read_bytes()
+
+
+def test_a_preference_names_the_records_of_both_answers(tmp_path: Path, judge: LengthJudge) -> None:
+    run_label(settings(tmp_path, "out"))
+    written = {answer.id: answer.text for answer in of_type(read_journal(tmp_path / "out/responses.jsonl"), Draft)}
+    for pair in preferences(tmp_path / "out"):
+        assert pair.answers is not None
+        assert [written[each] for each in pair.answers] == [pair.response_a, pair.response_b]
+    old = pair.model_copy(update={"answers": None}).to_json()
+    assert "answers" not in old
+    assert Preference.from_json(old).answers is None, "journals of before are read"

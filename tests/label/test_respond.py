@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cai.engines.base import Failure, GenerateRequest
 from cai.engines.scripted import ScriptedEngine
+from cai.engines.spending import Spending
 from cai.label.config import LabelConfig
 from cai.label.respond import Responses
 from cai.label.sources import Samples
@@ -22,7 +23,7 @@ def reply(request: GenerateRequest, seed: int) -> str | Failure:
 
 def sampled(out: Path, engine: ScriptedEngine) -> list[tuple[str, ...]]:
     config = LabelConfig.model_validate({"prompts": ["p"], "out": out, "sampling": {"max_new_tokens": 30}})
-    with Responses(config, Samples(config.engine)) as responses:
+    with Responses(config, Samples(config.engine), Spending(None, out)) as responses:
         responses.sample(engine, list(windows(PROMPTS, 2)))
         return [tuple(answer.text for answer in found.answers) for found in responses.answers(PROMPTS)]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from cai.generate.shard import Shard
+from cai.records.shard import Shard
 
 
 def test_a_share_is_a_number_out_of_all() -> None:

@@ -1,8 +1,13 @@
 """A share of the work: several starts of one command, on one machine or many, that need not know of each other."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from itertools import islice
+from pathlib import Path
+from typing import Self, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,3 +34,14 @@ class Shard:
     def folder(self) -> str:
         """The folder, below that of the whole, that the shard works in."""
         return f"shard-{self.number:0{len(str(self.of))}}-of-{self.of}"
+
+
+def share(planned: Iterator[T], shard: Shard | None, *, rank: int = 0, world: int = 1) -> Iterator[T]:
+    """Yield the windows of one process of one shard."""
+    own = islice(planned, shard.number - 1, None, shard.of) if shard else planned
+    return islice(own, rank, None, world)
+
+
+def own_folder(out: Path, shard: str | None) -> Path:
+    """Return the folder that is really written to: a shard's lies in that of the whole."""
+    return out if shard is None else out / Shard.of_text(shard).folder
