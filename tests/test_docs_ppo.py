@@ -1,0 +1,84 @@
+"""What the page on PPO shows works: its config loads, its Python runs, its table has every reading that a step logs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+from cai.config import load_config
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.trainer import run_ppo
+from cai.train.rewards.config import RewardEntry
+from tests.train.ppo.rig import metrics, settings
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "ppo.md").read_text(encoding="utf-8")
+
+
+def rows_of(section: str) -> list[list[str]]:
+    text = PAGE.split(f"## {section}\n")[1].split("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_config_loads(tmp_path: Path) -> None:
+    ((name, text),) = re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    config = load_config(PPOConfig, tmp_path / name, [])
+    assert [entry.kind for entry in config.all_rewards] == ["model", "checker", "ensemble"]
+
+
+def test_the_python_runs() -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "total=0.7" in done.stdout
+
+
+def test_the_kinds_of_rewards_and_their_settings_are_those_that_there_are() -> None:
+    kinds = {
+        kind.model_fields["kind"].annotation.__args__[0]: kind
+        for kind in (get_args(choice)[0] for choice in get_args(get_args(RewardEntry)[0]))
+    }
+    shown = {re.sub("`", "", row[0]): re.findall(r"`(\w+)`", row[2]) for row in rows_of("Rewards")}
+    assert shown.keys() == kinds.keys()
+    assert all(name in kinds[kind].model_fields for kind, names in shown.items() for name in names)
+
+
+def test_every_reading_of_a_step_is_explained(tmp_path: Path, tiny_model_dir: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"prompt": "And now?"}\n')
+    rewards = [{"kind": "checker", "rule": "not_empty"}, {"kind": "checker", "rule": "json", "weight": 0}]
+    config = settings(
+        tmp_path, tiny_model_dir, steps=1, rewards=rewards, eval_prompts=[held_out], entropy_coefficient=0.1,
+        kl_in="loss", kl_estimator="k2", kl_coefficient=1.0,
+    )  # fmt: skip
+    run_ppo(config)
+    logged = set(metrics(config.out)[0]) - {"step"} | {"seconds", "tokens_per_s"}
+    logged = {re.sub("^(eval_)?reward_.*", r"\1reward_NAME", name) for name in logged}
+    told = {name for row in rows_of("What to look at") for name in re.findall(r"`(\w+)`", row[0])} - {"seconds_PHASE"}
+    assert logged == told
+
+
+def test_the_defaults_are_those_of_the_table() -> None:
+    fields = PPOConfig.model_fields
+    here = {row[0]: row[1] for row in rows_of("Choices")}
+    assert here["answers per step"] == str(fields["batch_size"].default)
+    assert here["epochs"] == str(fields["epochs"].default)
+    assert here["KL penalty"] == f"{fields['kl_coefficient'].default} in the {fields['kl_in'].default}"
+    assert here["its estimate"] == fields["kl_estimator"].default
+    assert here["gamma, lambda"] == f"{fields['gamma'].default:g}, {fields['lam'].default}"
+    assert (here["clip"], here["value clip"]) == (str(fields["clip"].default), str(fields["value_clip"].default))
+    assert here["loss per"] == fields["normalize_by"].default
+    off = ("kl_target", "dual_clip", "reward_clip", "entropy_coefficient")
+    assert all(not fields[name].default for name in off)
+    assert here["learning rate"] == "1e-5, values 1e-4"
+    assert (fields["learning_rate"].default, fields["value_learning_rate"].default) == (1e-5, 1e-4)
+
+
+def test_the_commands_are_there() -> None:
+    shown = re.findall(r"^    python (benchmarks/\w+\.py) (--\w+)", PAGE, flags=re.MULTILINE)
+    assert len(shown) == 2
+    for script, flag in shown:
+        assert f'"{flag}"' in (ROOT / script).read_text(encoding="utf-8")
