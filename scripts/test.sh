@@ -33,4 +33,7 @@ fi
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
+# A file's tests share models, so a file goes to one process; each computes on one thread.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+arguments=(-n auto --maxprocesses 4 --dist loadfile ${arguments[@]+"${arguments[@]}"})
 exec "$venv/bin/python" -m pytest ${arguments[@]+"${arguments[@]}"}
