@@ -1,7 +1,7 @@
 """The settings of critique and revision."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -34,8 +34,9 @@ class GenerateConfig(Config):
     """Critique-and-revise rounds; the paper's is 4."""
     critique: bool = True
     """False is the variant that revises at once."""
-    keep: Literal["all", "last"] = "all"
-    """Which rounds' revisions are trained on: ``all``, as in the paper, or the ``last``."""
+    keep: Literal["all", "last"] | Annotated[int, Field(ge=1)] = "all"
+    """Which rounds' revisions are trained on: ``all``, as in the paper, each prompt's ``last``, or those of one round,
+    by its number. Another start with another choice makes the rows again, and no text."""
     helpful_per_prompt: int = Field(2, ge=0)
     """Answers sampled per helpful prompt; the paper's is 2."""
     sampling: SamplingConfig = SamplingConfig()

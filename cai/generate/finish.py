@@ -9,7 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cai.generate.config import GenerateConfig
 from cai.generate.near import NearDuplicates
@@ -83,11 +83,15 @@ class Answers:
         row = (stands.place, number, record.id, self._paths.index(place.path), *place[1:])
         self._table.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
-    def read(self, *, last: bool) -> Iterator[tuple[Prompt, Draft | Revision]]:
-        """Yield each answer with its prompt; with `last`, only those of each prompt's last round."""
-        newest = "WHERE round = (SELECT MAX(round) FROM answers AS own WHERE own.place = answers.place)"
-        query = f"SELECT file, line, start, length FROM answers {newest if last else ''} ORDER BY place, round, id"
-        for file, *where in self._table.execute(query):
+    def read(self, keep: Literal["all", "last"] | int) -> Iterator[tuple[Prompt, Draft | Revision]]:
+        """Yield each answer that is kept, with its prompt; drafts that are trained on are of no round, and all kept."""
+        chosen, given = "", tuple[int, ...]()
+        if keep == "last":
+            chosen = "WHERE round = (SELECT MAX(round) FROM answers AS own WHERE own.place = answers.place)"
+        elif keep != "all":
+            chosen, given = "WHERE round IN (0, ?)", (keep,)
+        query = f"SELECT file, line, start, length FROM answers {chosen} ORDER BY place, round, id"
+        for file, *where in self._table.execute(query, given):
             answer = read_at(Place(self._paths[file], *where))
             if isinstance(answer, Draft | Revision) and (prompt := self._prompts.by_id(answer.prompt)):
                 yield prompt, answer
@@ -131,7 +135,7 @@ def _write(config: GenerateConfig, answers: Answers, drops: Drops) -> int:
     """Write the rows and what is left out of them; return how many rows there are."""
     count = 0
     with AtomicFile(config.out / "sft.jsonl") as sft, AtomicFile(config.out / f"{LEFT_OUT}.jsonl") as left_out:
-        found = ((answer, chat_row(prompt, answer)) for prompt, answer in answers.read(last=config.keep == "last"))
+        found = ((answer, chat_row(prompt, answer)) for prompt, answer in answers.read(config.keep))
         for answer, row, first in with_repeats(found, config.near_duplicates):
             if first is not None:
                 record = _left_out(answer, first)

@@ -115,8 +115,8 @@ def test_one_refusal_may_serve_many_prompts() -> None:
     assert [first for *_, first in with_repeats(rows, None)] == [None, None, None]
 
 
-@pytest.mark.parametrize("keep", ["all", "last"])
-def test_helpful_drafts_are_rows_too(tmp_path: Path, keep: str) -> None:
+@pytest.mark.parametrize("keep", ["all", "last", 2])
+def test_helpful_drafts_are_rows_too(tmp_path: Path, keep: str | int) -> None:
     helpful = Prompt.of((Message("user", "How do I boil an egg?"),), kind="helpful")
     draft = Draft(key="d", prompt=helpful.id, sample=0, text="Six minutes.", finish_reason="stop", provenance=MADE_BY)
     write(tmp_path, "drafts", [draft])
@@ -126,9 +126,16 @@ def test_helpful_drafts_are_rows_too(tmp_path: Path, keep: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "expected"), [("all", ["first", "second", "h1", "h2"]), ("last", ["second", "h1", "h2"])]
+    ("keep", "expected"),
+    [
+        ("all", ["first", "second", "h1", "h2"]),
+        ("last", ["second", "h1", "h2"]),
+        (1, ["first", "h1", "h2"]),
+        (2, ["second", "h1", "h2"]),
+        (3, ["h1", "h2"]),
+    ],
 )
-def test_rows_come_in_the_order_of_prompts_and_rounds(tmp_path: Path, keep: str, expected: list[str]) -> None:
+def test_rows_come_in_the_order_of_prompts_and_rounds(tmp_path: Path, keep: str | int, expected: list[str]) -> None:
     helpful = Prompt.of((Message("user", "How do I boil an egg?"),), kind="helpful")
     drafts: list[Record] = [
         Draft(key=text, prompt=of.id, sample=0, text=text, finish_reason="stop", provenance=MADE_BY)
