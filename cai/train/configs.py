@@ -10,6 +10,9 @@ from cai.config import Config
 Precision = Literal["auto", "fp32", "bf16"]
 Tracker = Literal["wandb", "trackio", "tensorboard"]
 
+REFERENCE_FREE = ("simpo", "orpo")
+"""Losses of `DPOConfig` that compare with no reference, and take log-probabilities per token."""
+
 
 class LoraSettings(Config):
     """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) in place of full finetuning."""
@@ -91,6 +94,9 @@ class RewardConfig(EpochsConfig):
     """Files of pairs to measure accuracy on, in place of `eval_fraction`; their prompts are not trained on."""
     centering: float = Field(0.0, ge=0.0)
     """Pulls the scores of a pair towards a sum of 0 (Eisenstein et al. 2023, arXiv 2312.09244)."""
+    label_noise: float = Field(0.0, ge=0.0, lt=0.5)
+    """The share of labels that are wrong, which the loss corrects for (Patrini et al. 2017, arXiv 1609.03683). For hard
+    labels; calibrated probabilities (`chosen_prob`) have nothing left to correct."""
 
 
 class DPOConfig(EpochsConfig):
@@ -98,7 +104,8 @@ class DPOConfig(EpochsConfig):
 
     beta: float = Field(0.1, gt=0.0)
     """Strength of the pull towards the reference."""
-    loss: Literal["sigmoid", "ipo", "hinge", "robust", "simpo"] = "sigmoid"
+    loss: Literal["sigmoid", "ipo", "hinge", "robust", "simpo", "orpo"] = "sigmoid"
+    """``simpo`` and ``orpo`` have no reference; in ``orpo``, `beta` is the weight of the odds ratio."""
     reference: str | None = None
     """The reference's folder or id; None is where training starts."""
     reference_mode: Literal["cached", "adapter", "copy"] = "cached"
@@ -106,16 +113,16 @@ class DPOConfig(EpochsConfig):
     ``adapter`` computes them at every step with the adapter turned off, ``copy`` with a frozen second model."""
     per_token: bool = False
     """Divide log-probabilities by the answers' lengths (length-normalised DPO: Lambert et al. 2024, arXiv 2411.15124,
-    section 5.1); ``ipo`` and ``simpo`` do so by themselves."""
+    section 5.1); ``ipo``, ``simpo`` and ``orpo`` do so by themselves."""
     label_noise: float = Field(0.1, ge=0.0, lt=0.5)
     """``robust``: the share of labels that are wrong."""
     simpo_margin: float = Field(1.0, ge=0.0)
     """``simpo``: the target margin (gamma)."""
 
     @model_validator(mode="after")
-    def _no_reference_for_simpo(self) -> "DPOConfig":
-        if self.loss == "simpo" and self.reference is not None:
-            raise ValueError("simpo has no reference; remove 'reference' or take another loss")
+    def _no_reference_where_none_is_used(self) -> "DPOConfig":
+        if self.loss in REFERENCE_FREE and self.reference is not None:
+            raise ValueError(f"{self.loss} has no reference; remove 'reference' or take another loss")
         return self
 
     @model_validator(mode="after")
@@ -128,6 +135,6 @@ class DPOConfig(EpochsConfig):
 
     @model_validator(mode="after")
     def _lengths_once(self) -> "DPOConfig":
-        if self.per_token and self.loss in ("ipo", "simpo"):
+        if self.per_token and self.loss in ("ipo", *REFERENCE_FREE):
             raise ValueError(f"{self.loss} divides by lengths itself; remove 'per_token' or take another loss")
         return self

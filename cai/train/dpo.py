@@ -18,14 +18,17 @@ from cai.engines.render import Renderer
 from cai.losses.dpo import dpo, implicit_rewards
 from cai.losses.hinge import hinge
 from cai.losses.ipo import ipo
+from cai.losses.orpo import orpo
 from cai.losses.robust_dpo import robust_dpo
 from cai.losses.simpo import simpo
+from cai.train.checks import check_pairs, rows_of
 from cai.train.common import wants_bf16
-from cai.train.configs import DPOConfig
+from cai.train.configs import REFERENCE_FREE, DPOConfig
 from cai.train.data import Pair, load_pairs, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_tokens
+from cai.train.preflight import refuse_or_tell
 from cai.train.readout import answer_sums, evaluating
 from cai.train.references import cache_path, reference_sums, with_references
 from cai.train.reward import agreement
@@ -44,6 +47,13 @@ LOSSES: dict[str, Callable[[Sums, DPOConfig], Tensor]] = {
         **_lengths(sums),
         beta=config.beta,
         gamma=config.simpo_margin,
+        target_B=sums["targets"],
+    ),
+    "orpo": lambda sums, config: orpo(
+        policy_chosen_B=sums["policy_chosen"],
+        policy_rejected_B=sums["policy_rejected"],
+        **_lengths(sums),
+        beta=config.beta,
         target_B=sums["targets"],
     ),
 }
@@ -104,7 +114,7 @@ class DPOTrainer(CountedTrainer):
         if "reference" in batch:
             kept: Tensor = batch["reference"]
             return kept
-        if self.settings.loss == "simpo":
+        if self.settings.loss in REFERENCE_FREE:
             return torch.zeros(len(batch["targets"]), 2, device=batch["input_ids"].device)
         reference = model if self.frozen is None else self.frozen
         off = self.accelerator.unwrap_model(model).disable_adapter() if self.frozen is None else nullcontext()
@@ -124,18 +134,18 @@ def readings(sums: Sums, config: DPOConfig) -> dict[str, Tensor]:
     `kl` is log reference - log policy, averaged over a pair's answers: an unbiased estimate, in nats per answer, of
     KL(reference || policy) where the reference wrote the answers, and so may be negative. `chosen_drop` is that
     of the chosen answer alone: DPO can widen the margin while both answers grow less likely (Pal et al.
-    2024, arXiv 2402.13228). Rewards are per token where the loss has them so. SimPO has no reference, and neither of
-    the two.
+    2024, arXiv 2402.13228). Rewards are per token where the loss has them so. SimPO and ORPO have no reference, and
+    neither of the two.
     """
-    if config.loss == "simpo":
+    if config.loss in REFERENCE_FREE:
         sums = {**sums, **{f"reference_{side}": torch.zeros_like(sums["targets"]) for side in ("chosen", "rejected")}}
-    scaled = per_token(sums) if config.per_token or config.loss == "simpo" else sums
+    scaled = per_token(sums) if config.per_token or config.loss in REFERENCE_FREE else sums
     won, lost = (
         implicit_rewards(scaled[f"policy_{side}"], scaled[f"reference_{side}"], beta=config.beta)
         for side in ("chosen", "rejected")
     )
     against = {}
-    if config.loss != "simpo":
+    if config.loss not in REFERENCE_FREE:
         drop_chosen, drop_rejected = (
             sums[f"reference_{side}"] - sums[f"policy_{side}"] for side in ("chosen", "rejected")
         )
@@ -162,6 +172,7 @@ def run_dpo(config: DPOConfig) -> None:
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
     pairs, dropped = load_pairs(config.data, renderer, max_length=config.max_length)
+    refuse_or_tell(check_pairs(rows_of(config.data), tokenizer, config.max_length))
     lengths = [len(pair) for pair in pairs]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
@@ -183,7 +194,7 @@ def _references(
     config: DPOConfig, start: Any, path: str, pairs: Sequence[Pair]
 ) -> tuple[dict[str, tuple[float, float]] | None, Any]:
     """Return the reference's sums by content, or the reference itself; neither where the loss or the adapter has it."""
-    if config.loss == "simpo" or config.reference_mode == "adapter":
+    if config.loss in REFERENCE_FREE or config.reference_mode == "adapter":
         return None, None
     path = resolve_model(config.reference) if config.reference else path
 

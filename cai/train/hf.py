@@ -33,6 +33,7 @@ from cai.progress import Progress
 from cai.storage import atomic_write, atomic_write_json, storing
 from cai.train.common import MetricsLog, fsync_files, keep_trackers_local, save_model, wants_bf16
 from cai.train.configs import EpochsConfig
+from cai.train.diagnosis import DiagnosisCallback
 from cai.train.loading import check_extras, merged
 from cai.train.made_under import constitutions_of
 
@@ -273,6 +274,7 @@ def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[st
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * world()
     total = math.ceil(len(trainer.train_dataset) / per_step)  # type: ignore[arg-type]
     trainer.add_callback(_Watch(config, label, total, done))
+    trainer.add_callback(DiagnosisCallback())
     start = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

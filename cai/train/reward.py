@@ -15,12 +15,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
+from cai.losses.noise import forward_corrected
 from cai.losses.preference import bradley_terry
+from cai.train.checks import check_pairs, rows_of
 from cai.train.configs import RewardConfig
 from cai.train.data import Pair, load_pairs, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_ends
+from cai.train.preflight import refuse_or_tell
 from cai.train.readout import answer_scores, evaluating, placed
 
 
@@ -28,6 +31,7 @@ class PreferenceModelTrainer(CountedTrainer):
     """Learns scores from pairs."""
 
     centering = 0.0
+    label_noise = 0.0
 
     def units(self, batch: Mapping[str, Any]) -> int:
         """Count the pairs."""
@@ -37,6 +41,9 @@ class PreferenceModelTrainer(CountedTrainer):
         """Sum the soft cross-entropies of the pairs."""
         chosen_B, rejected_B = answer_scores(model, batch).view(-1, 2).unbind(1)
         loss_B = bradley_terry(chosen_B, rejected_B, target_B=batch["targets"], centering=self.centering)
+        if self.label_noise:
+            loss_B = forward_corrected(chosen_B - rejected_B, flip_rate=self.label_noise, target_B=batch["targets"])
+            loss_B = loss_B + self.centering * (chosen_B + rejected_B).square()
         margin_B = (chosen_B - rejected_B).detach()
         return loss_B.sum(), {"accuracy": agreement(margin_B, batch["targets"]).sum(), "margin": margin_B.sum()}
 
@@ -54,17 +61,19 @@ def run_reward(config: RewardConfig) -> None:
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
     train, held_out, dropped = load_split(config, renderer)
+    # Prompts that are held out, too, are no finding: they have just been dropped.
+    refuse_or_tell(check_pairs(rows_of(config.data), tokenizer, config.max_length))
     lengths = [len(pair) for pair in train]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
-    model = load_with_head(path, config, renderer.pad_id, args.device)
+    model = load_with_head(path, config, pad_apart(renderer), args.device)
     trainer = PreferenceModelTrainer(
         model=with_adapter(model, config, task="SEQ_CLS", keep=["score"]),
         args=args,
         train_dataset=Rows(train, order),
         data_collator=collate,
     )
-    trainer.centering = config.centering
+    trainer.centering, trainer.label_noise = config.centering, config.label_noise
     result = fit(trainer, config, label="preference model")
     about = {"rows": len(train), "dropped": dict(dropped), "lengths": percentiles(lengths)}
     held = evaluate(trainer.accelerator.unwrap_model(trainer.model), held_out)
@@ -87,6 +96,21 @@ def load_split(config: RewardConfig, renderer: Renderer) -> tuple[list[Pair], li
     if len(train) < len(pairs):
         dropped["the prompt is held out"] += len(pairs) - len(train)
     return train, held_out, dropped
+
+
+def pad_apart(renderer: Renderer) -> int:
+    """Return a padding id that no row ends with, and let the tokenizer have it, too, where its own is an end of turn.
+
+    Transformers reads a score at the last token that is not padding: with one id for both, a token too early. Where
+    the tokenizer has no other control token (GPT-2) that stays so; scores read here go by the mask.
+    """
+    tokenizer = renderer.tokenizer
+    if renderer.pad_id in renderer.end_ids:
+        spare = tokenizer.convert_ids_to_tokens(sorted(renderer.control_ids - renderer.end_ids))
+        if spare:
+            tokenizer.pad_token = min(spare, key=lambda token: "pad" not in token)
+            return int(tokenizer.pad_token_id)
+    return renderer.pad_id
 
 
 def load_with_head(path: str, config: RewardConfig, pad_id: int, device: torch.device) -> Any:

@@ -12,11 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
+from cai.train.checks import check_chats, rows_of
 from cai.train.configs import SFTConfig
 from cai.train.data import Example, load_chats, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_tokens
+from cai.train.preflight import refuse_or_tell
 from cai.train.readout import answer_logprobs
 
 
@@ -45,6 +47,7 @@ def run_sft(config: SFTConfig) -> None:
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
     examples, dropped = load_chats(config.data, renderer, max_length=config.max_length)
+    refuse_or_tell(check_chats(rows_of(config.data), tokenizer, config.max_length))
     lengths = [len(example) for example in examples]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))

@@ -255,3 +255,17 @@ def test_per_token_reaches_the_loss(tiny_model_dir: Path, tmp_path: Path) -> Non
     assert abs(scaled[0]["margin"]) < abs(whole[0]["margin"])
     assert abs(scaled[0]["loss"] - math.log(2)) < abs(whole[0]["loss"] - math.log(2))
     assert scaled[0]["kl"] == pytest.approx(whole[0]["kl"], abs=1e-5)
+
+
+def test_orpo_needs_no_reference_and_starts_at_its_own_loss(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = rig.settings("dpo", tmp_path, tiny_model_dir, rows=4, loss="orpo", beta=0.3)
+    _, logged = rig.train("dpo", config)
+    pairs, _ = load_pairs(config.data, Renderer(AutoTokenizer.from_pretrained(tiny_model_dir)), max_length=512)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    losses = []
+    for pair in pairs:
+        won, lost = (naive_sum(model, side) / len(side.answer) for side in (pair.chosen, pair.rejected))
+        odds = [mean - math.log(1 - math.exp(mean)) for mean in (won, lost)]
+        losses.append(-won + 0.3 * math.log(1 + math.exp(odds[1] - odds[0])))
+    assert logged[0]["loss"] == pytest.approx(sum(losses) / 4, abs=1e-4)
+    assert "kl" not in logged[0]

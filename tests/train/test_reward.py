@@ -250,3 +250,36 @@ def test_held_out_figures_do_not_depend_on_the_batch(
     one, three = (evaluate(model, pairs, size=size) for size in (1, 3))
     assert one == pytest.approx(three, abs=1e-5)
     assert one["pairs"] == 6
+
+
+def test_label_noise_corrects_the_loss(tiny_model_dir: Path, tmp_path: Path, renderer: Renderer) -> None:
+    config = rig.settings("reward", tmp_path, tiny_model_dir, rows=4, label_noise=0.3, centering=0.1)
+    _, logged = rig.train("reward", config)
+    found, _ = load_pairs(config.data, renderer, max_length=512)
+    model = with_head(tiny_model_dir, config.seed, renderer.pad_id).eval()
+    chosen, rejected = (naive_scores(model, [getattr(pair, side) for pair in found]) for side in ("chosen", "rejected"))
+    margin = chosen - rejected
+    wanted = -torch.log(0.7 * margin.sigmoid() + 0.3 * (-margin).sigmoid()) + 0.1 * (chosen + rejected).square()
+    assert logged[0]["loss"] == pytest.approx(float(wanted.mean()), abs=1e-5)
+
+
+def test_where_padding_is_the_end_of_turn_plain_transformers_still_reads_the_score(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    AutoModelForCausalLM.from_pretrained(tiny_model_dir).save_pretrained(start)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(start)
+    config = rig.settings("reward", tmp_path, start, rows=4)
+    rig.train("reward", config)
+    judge = PreferenceModel.load(str(config.out / "model"))
+    found, _ = load_pairs(config.data, judge.renderer, max_length=512)
+    rows = [[*pair.chosen.prompt, *pair.chosen.answer] for pair in found]
+    assert len({len(row) for row in rows}) > 1
+    saved: Any = AutoTokenizer.from_pretrained(config.out / "model")
+    assert saved.pad_token != saved.eos_token
+    model = AutoModelForSequenceClassification.from_pretrained(config.out / "model").eval()
+    with torch.no_grad():
+        plain = model(**saved.pad({"input_ids": rows}, return_tensors="pt")).logits[:, 0]
+    assert judge.score_ids(rows) == pytest.approx(plain.tolist(), abs=1e-5)
