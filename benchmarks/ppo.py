@@ -85,28 +85,44 @@ def ours(turns: Turns, given: dict[str, Any]) -> None:
         turns.say({"seconds": seconds, "phases": phases, "length": values["length"], "kl": values["kl"]})
 
 
-def peer(turns: Turns, given: dict[str, Any]) -> None:
-    """Take steps of TRL's trainer with the settings that make it do the same."""
-    from datasets import Dataset
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        TrainerCallback,
-    )
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # type: ignore[import-not-found]
+class Phases:
+    """Seconds by phase, measured around functions of the peer's module."""
 
-    phases: dict[str, float] = {}
+    def __init__(self) -> None:
+        """Start with no phase."""
+        self.seconds: dict[str, float] = {}
 
-    def timed(name: str, function: Any) -> Any:
+    def timed(self, name: str, function: Any) -> Any:
+        """Return the function, its calls counted as a phase's."""
+
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                phases[name] = phases.get(name, 0.0) + time.perf_counter() - start
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
         return call
+
+    def watch(self, module: Any, trainer: Any) -> None:
+        """Measure the module's calls, told apart by the model that they are made with."""
+        score, read = module.get_reward, module.forward
+        values_of, scores_of, reference_of = (
+            self.timed(name, function) for name, function in (("value", score), ("reward", score), ("reference", read))
+        )
+        module.batch_generation = self.timed("rollout", module.batch_generation)
+        module.get_reward = lambda model, *more: (scores_of if model is trainer.reward_model else values_of)(
+            model, *more
+        )
+        module.forward = lambda model, *more: (reference_of if model is trainer.ref_model else read)(model, *more)
+
+
+def peer(turns: Turns, given: dict[str, Any]) -> None:
+    """Take steps of TRL's trainer with the settings that make it do the same."""
+    from transformers import TrainerCallback
+    from trl.experimental.ppo import ppo_trainer  # type: ignore[import-not-found]
+
+    phases = Phases()
 
     class Steps(TrainerCallback):
         """Waits for its turn before each step, and says how long the step took."""
@@ -118,30 +134,32 @@ def peer(turns: Turns, given: dict[str, Any]) -> None:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             """Stop the clock, then wait for the next."""
             seconds = time.perf_counter() - self._start
-            rest = {"train": seconds - sum(phases.values())}
-            turns.say({"seconds": seconds, "phases": {**phases, **rest}, "length": NEW_TOKENS})
+            rest = {"train": seconds - sum(phases.seconds.values())}
+            turns.say({"seconds": seconds, "phases": {**phases.seconds, **rest}, "length": NEW_TOKENS})
             if state.global_step < given["steps"]:
                 self._begin()
 
         def _begin(self) -> None:
-            phases.clear()
+            phases.seconds.clear()
             turns.wait()
             self._start = time.perf_counter()
+
+    trainer = peer_trainer(given, Steps())
+    phases.watch(ppo_trainer, trainer)
+    trainer.train()
+
+
+def peer_trainer(given: dict[str, Any], steps: Any) -> Any:
+    """Return TRL's trainer."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(given["model"], padding_side="left")
     policy: Any = AutoModelForCausalLM.from_pretrained(given["model"], dtype="float32")
     policy.generation_config.eos_token_id = None
-    reference = AutoModelForCausalLM.from_pretrained(given["model"], dtype="bfloat16")
     classifier = AutoModelForSequenceClassification
-    value = classifier.from_pretrained(given["reward"], dtype="float32")
-    reward = classifier.from_pretrained(given["reward"], dtype="bfloat16")
-    rows = [{"input_ids": ids} for ids in json.loads(Path(given["ids"]).read_text())]
-    generate, score, read = ppo_trainer.batch_generation, ppo_trainer.get_reward, ppo_trainer.forward
-    values_of, scores_of, reference_of = timed("value", score), timed("reward", score), timed("reference", read)
-    module: Any = ppo_trainer
-    module.batch_generation = timed("rollout", generate)
-    module.get_reward = lambda model, *more: (scores_of if model is trainer.reward_model else values_of)(model, *more)
-    module.forward = lambda model, *more: (reference_of if model is trainer.ref_model else read)(model, *more)
+    rows = Dataset.from_list([{"input_ids": ids} for ids in json.loads(Path(given["ids"]).read_text())])
     args = PPOConfig(
         output_dir=str(Path(given["folder"]) / "peer"),
         per_device_train_batch_size=given["batch"],
@@ -160,18 +178,17 @@ def peer(turns: Turns, given: dict[str, Any]) -> None:
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )
-    trainer: Any = PPOTrainer(
+    return PPOTrainer(
         args=args,
         processing_class=tokenizer,
         model=policy,
-        ref_model=reference,
-        reward_model=reward,
-        value_model=value,
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(rows),
-        callbacks=[Steps()],
+        ref_model=AutoModelForCausalLM.from_pretrained(given["model"], dtype="bfloat16"),
+        reward_model=classifier.from_pretrained(given["reward"], dtype="bfloat16"),
+        value_model=classifier.from_pretrained(given["reward"], dtype="float32"),
+        train_dataset=rows,
+        eval_dataset=rows,
+        callbacks=[steps],
     )
-    trainer.train()
 
 
 def child(who: str, path: str) -> None:

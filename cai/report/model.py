@@ -18,13 +18,15 @@ from cai.report.labels import LabelView, read_labels
 
 StageState = Literal["done", "begun", "owed"]
 
-STAGES = ("prompts", "generate", "sft", "label", "reward", "dpo", "ppo", "evaluate")
-"""The stages of a generation in order; one of DPO and PPO makes the successor."""
+STAGES = ("prompts", "generate", "sft", "label", "reward", "dpo", "ppo", "grpo", "rloo", "evaluate")
+"""The stages of a generation in order; one of `LEARNERS` makes the successor."""
+
+LEARNERS = ("ppo", "dpo", "grpo", "rloo")
 
 ENDED = ("manifest.json", "result.json", "summary.json")
 """Files that a stage writes last: any of them shows it to be done where no ledger tells."""
 
-TRAINERS = ("sft", "reward", "dpo", "ppo")
+TRAINERS = ("sft", "reward", *LEARNERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,8 @@ class GenerationView:
 
     @property
     def policy_stage(self) -> str:
-        """Which trainer makes the successor: ``ppo`` or ``dpo``."""
-        return next((stage.name for stage in self.stages if stage.name in ("ppo", "dpo")), "ppo")
+        """Which trainer makes the successor: one of `LEARNERS`."""
+        return next((stage.name for stage in self.stages if stage.name in LEARNERS), "ppo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +190,13 @@ def _generation(files: RunFiles, generation: int, head: Row, events: list[Row]) 
 def _stages(files: RunFiles, generation: int, head: Row, events: list[Row]) -> tuple[StageView, ...]:
     folder = f"gen-{generation}"
     settings = {value for _, value in leaves(mapping(head.get("config")))}
-    dpo = files.exists(folder, "dpo") or (not files.exists(folder, "ppo") and "dpo" in settings)
+    there = [name for name in LEARNERS if files.exists(folder, name)] or [name for name in LEARNERS if name in settings]
+    learner = there[0] if there else "ppo"
     told = _told(events, generation)
     stages = []
     for name in STAGES:
         begun = files.exists(folder, name) or name in told
-        optional = name == ("ppo" if dpo else "dpo") or (name == "reward" and dpo)
+        optional = (name in LEARNERS and name != learner) or (name == "reward" and learner == "dpo")
         if begun or not optional:
             ended = any(files.exists(folder, name, file) for file in ENDED)
             stages.append(_stage(name, told.get(name, []), begun=begun, ended=ended))

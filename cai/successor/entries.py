@@ -35,6 +35,8 @@ ENTRIES = {
     "reward": Entry("cai.train.configs:RewardConfig", "cai.train.reward:run_reward"),
     "dpo": Entry("cai.train.configs:DPOConfig", "cai.train.dpo:run_dpo"),
     "ppo": Entry("cai.train.ppo.config:PPOConfig", "cai.train.ppo.trainer:run_ppo"),
+    "grpo": Entry("cai.train.group_config:GRPOConfig", "cai.train.grpo:run_grpo"),
+    "rloo": Entry("cai.train.group_config:RLOOConfig", "cai.train.grpo:run_rloo"),
     "evaluate": Entry("cai.evaluate.pipeline:EvaluateConfig", "cai.evaluate.pipeline:run_evaluate"),
 }
 

@@ -36,7 +36,7 @@ class RunConfig(Config):
     """Files of red-team prompts in place of the packaged ones."""
     seed: int = Field(0, ge=0, lt=2**32)
     size: Size = "demo"
-    rl: Literal["ppo", "dpo"] = "ppo"
+    rl: Literal["ppo", "dpo", "grpo", "rloo"] = "ppo"
     """How the successor learns from preferences."""
     generations: int = Field(1, ge=1)
     processes: int = Field(1, ge=1)
@@ -107,7 +107,7 @@ class _Generation:
         asks_parent = {"engine": {"model": self.parent}}
         learner = (
             {"model": str(sft), "reward_model": str(reward), "prompts": [prompts / "rl.jsonl"]}
-            if self.run.rl == "ppo"
+            if self.run.rl != "dpo"
             else {"model": str(sft), "data": [label / "pairs.jsonl"]}
         )
         supervised = self.folder / "generate" / "sft.jsonl"
@@ -161,7 +161,7 @@ class _Generation:
 
     def _settings(self, name: str, given: Settings, *, seeded: bool = True) -> Settings:
         base = {"out": self.folder / name, **({"seed": self.run.seed} if seeded else {})}
-        if name in ("sft", "reward", "dpo", "ppo"):
+        if name in ("sft", "reward", "dpo", "ppo", "grpo", "rloo"):
             base["report_to"] = self.run.report_to
         return merged(merged(merged(SIZES[self.run.size].get(name, {}), base), given), self.run.stages.get(name, {}))
 

@@ -29,6 +29,8 @@ SIZES: dict[Size, dict[str, Settings]] = {
         "reward": {"epochs": 1, "batch_size": 4, "learning_rate": 2e-5, "save_every": 2},
         "dpo": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-6, "save_every": 2},
         "ppo": {"steps": 2, "batch_size": 4, "max_new_tokens": 16, "epochs": 2, "minibatches": 1, "save_every": 1},
+        "grpo": {"steps": 2, "batch_size": 1, "generations": 4, "max_new_tokens": 16, "save_every": 1},
+        "rloo": {"steps": 2, "batch_size": 1, "generations": 4, "max_new_tokens": 16, "save_every": 1},
         "evaluate": {"sampling": {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 24}, "window": 16},
     },
     "demo": {
@@ -52,6 +54,8 @@ SIZES: dict[Size, dict[str, Settings]] = {
         "reward": {"epochs": 2, "batch_size": 8, "learning_rate": 2e-5, "save_every": 0},
         "dpo": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-6, "save_every": 0},
         "ppo": {"steps": 12, "batch_size": 16, "max_new_tokens": 48, "epochs": 2, "minibatches": 2, "save_every": 0},
+        "grpo": {"steps": 12, "batch_size": 4, "generations": 4, "max_new_tokens": 48, "save_every": 0},
+        "rloo": {"steps": 12, "batch_size": 4, "generations": 4, "max_new_tokens": 48, "save_every": 0},
         "evaluate": {"sampling": {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 64}},
     },
     "full": {
@@ -75,6 +79,8 @@ SIZES: dict[Size, dict[str, Settings]] = {
         "reward": {"epochs": 2, "batch_size": 16, "learning_rate": 2e-5, "save_every": 20},
         "dpo": {"epochs": 2, "batch_size": 16, "learning_rate": 5e-6, "save_every": 20},
         "ppo": {"steps": 60, "batch_size": 32, "max_new_tokens": 96, "epochs": 2, "minibatches": 2, "save_every": 10},
+        "grpo": {"steps": 60, "batch_size": 8, "generations": 4, "max_new_tokens": 96, "save_every": 10},
+        "rloo": {"steps": 60, "batch_size": 8, "generations": 4, "max_new_tokens": 96, "save_every": 10},
         "evaluate": {"sampling": {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 128}},
     },
 }

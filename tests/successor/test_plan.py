@@ -24,7 +24,7 @@ def test_a_generation_has_seven_stages_in_the_order_of_what_they_need(tmp_path: 
     assert found == [f"gen-1/{name}" for name in ("prompts", "generate", "sft", "label", "reward", "ppo", "evaluate")]
 
 
-@pytest.mark.parametrize("rl", ["ppo", "dpo"])
+@pytest.mark.parametrize("rl", ["ppo", "dpo", "grpo", "rloo"])
 def test_what_a_stage_reads_was_given_or_made_before_it(tmp_path: Path, rl: str) -> None:
     # A file that no earlier stage makes would be found missing hours later.
     made: list[Path] = []
@@ -39,6 +39,14 @@ def test_what_a_stage_reads_was_given_or_made_before_it(tmp_path: Path, rl: str)
 def test_every_stage_writes_into_a_folder_of_its_own(tmp_path: Path) -> None:
     found = plans(tmp_path, generations=2)
     assert [plan.folder for plan in found.values()] == [tmp_path / "run" / label for label in found]
+
+
+@pytest.mark.parametrize("rl", ["grpo", "rloo"])
+def test_others_take_ppos_place_by_one_setting(tmp_path: Path, rl: str) -> None:
+    found = plans(tmp_path, rl=rl)
+    assert list(found) == [label.replace("ppo", rl) for label in plans(tmp_path)]
+    assert setting(found[f"gen-1/{rl}"], "reward_model").endswith("gen-1/reward/model")
+    assert setting(found["gen-1/evaluate"], "candidate", "model").endswith(f"gen-1/{rl}/model")
 
 
 def test_dpo_takes_ppos_place_by_one_setting(tmp_path: Path) -> None:

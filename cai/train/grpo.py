@@ -1,0 +1,253 @@
+"""GRPO and RLOO: TRL's trainers with our rewards, prompts, output folder and readings.
+
+The update, the sampling and the resume from a checkpoint are TRL's and Transformers'; what is here hands them their
+settings, lets rewards that fail stay without a score (TRL leaves those answers out), refuses rewards that are no finite
+number, and writes the folder of `cai.train.common`.
+"""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from cai.engines.embedded import resolve_model
+from cai.engines.render import Renderer
+from cai.errors import InputError, Problem, TrainingError
+from cai.processes import is_main, wait_for_all, world
+from cai.progress import Progress
+from cai.records.loaders import load_prompts
+from cai.records.schema import Prompt
+from cai.storage import atomic_write, atomic_write_json, storing
+from cai.train.common import MetricsLog, fsync_files, keep_trackers_local, read_metrics, save_model, wants_bf16
+from cai.train.group_config import GroupConfig, GRPOConfig, RLOOConfig
+from cai.train.hf import MARKER, newest_checkpoint, peak_memory_mb, prepare_process
+from cai.train.loading import merged
+from cai.train.made_under import constitutions_of
+from cai.train.rewards.config import folders_of
+from cai.train.rewards.sources import build_rewards, check_sources
+from cai.train.rewards.sum import RewardFunction, Rewards
+from cai.types import Dialogue, Message
+
+NAMES = {
+    "reward": "score",
+    "reward_std": "score_std",
+    "kl": "kl_per_token",
+    "entropy": "entropy",
+    "completions/mean_length": "length",
+    "completions/clipped_ratio": "cut_off",
+    "clip_ratio/region_mean": "clip_fraction",
+    "frac_reward_zero_std": "groups_without_spread",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "loss": "policy_loss",
+}
+"""What TRL logs, and what metrics.jsonl calls it: where PPO has the same reading, by PPO's name."""
+
+
+def run_grpo(config: GRPOConfig, reward_fn: RewardFunction | None = None) -> None:
+    """Train a policy by GRPO: `run_group` with its settings."""
+    run_group(config, reward_fn)
+
+
+def run_rloo(config: RLOOConfig, reward_fn: RewardFunction | None = None) -> None:
+    """Train a policy by RLOO: `run_group` with its settings."""
+    run_group(config, reward_fn)
+
+
+def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> None:
+    """Train a policy, from its last checkpoint if there is one; a run that is done is left as it is.
+
+    `reward_fn` stands in for the config's rewards. Raises InputError before a model is loaded, TrainingError for a
+    reward that is not a finite number.
+    """
+    result = config.out / "result.json"
+    if result.exists():
+        return
+    if reward_fn is None and not config.all_rewards:
+        problem = "no preference model is named, and no other reward"
+        raise InputError(Problem("reward_model", 0, 0, problem, "give its folder, or a list of rewards"))
+    check_sources([] if reward_fn else config.all_rewards)
+    path = resolve_model(config.model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, padding_side="left", trust_remote_code=False)
+    prompts, too_long = _usable(config, Renderer(tokenizer))
+    args = _arguments(config)
+    prepare_process(config.seed)
+    rewards = Rewards.of(reward_fn) if reward_fn else build_rewards(config.all_rewards, args.device)
+    trainer = _trainer(config, args, path, tokenizer, prompts, rewards)
+    saved = newest_checkpoint(config.out / "checkpoints")
+    done = int(saved.name.rpartition("-")[2]) if saved else 0
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Watch(config, done))
+    trainer.train(resume_from_checkpoint=str(saved) if saved else None)
+    trainer.accelerator.wait_for_everyone()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    if is_main():
+        under = constitutions_of(models=[config.model, *map(str, folders_of(config.all_rewards))])
+        save_model(
+            merged(model, weights) if config.lora else model, tokenizer, config.out / "model", constitutions=under
+        )
+        last = read_metrics(config.out / "metrics.jsonl")[-1:]
+        counts = {"steps": config.steps, "prompts": len(prompts), "prompts_too_long": too_long}
+        atomic_write_json(result, {"counts": counts, "last": last, "peak_memory_mb": peak_memory_mb()})
+        shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _usable(config: GroupConfig, renderer: Renderer) -> tuple[list[Prompt], int]:
+    prompts = load_prompts(config.prompts)
+    room = config.max_length - config.max_new_tokens
+    fitting = [prompt for prompt in prompts if len(renderer.prompt_ids(prompt.messages)) <= room]
+    if not fitting:
+        problem = f"no prompt of at most {room} tokens (max_length less max_new_tokens)"
+        raise InputError(Problem(str(config.prompts[0]), 0, 0, problem, "give more prompts, or raise max_length"))
+    return fitting, len(prompts) - len(fitting)
+
+
+def _arguments(config: GroupConfig) -> Any:
+    """Return TRL's arguments; raises InputError when the answers of a step can't be shared out."""
+    import trl
+
+    keep_trackers_local(config)
+    share, left = divmod(config.batch_size * config.generations, world())
+    if left:
+        problem = f"{config.batch_size * config.generations} answers can't be shared by {world()} processes"
+        raise InputError(Problem("batch_size", 0, 0, problem, f"make it a multiple of {world()}"))
+    micro = max(size for size in range(1, min(config.micro_batch, share) + 1) if share % size == 0)
+    is_grpo = isinstance(config, GRPOConfig)
+    own = {"loss_type": "dapo", "scale_rewards": config.scale_rewards} if isinstance(config, GRPOConfig) else {}
+    cls: Any = trl.GRPOConfig if is_grpo else trl.RLOOConfig
+    return cls(
+        output_dir=str(config.out / "checkpoints"),
+        max_steps=config.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        num_generations=config.generations,
+        max_completion_length=config.max_new_tokens,
+        temperature=config.temperature,
+        beta=config.kl_coefficient,
+        epsilon=config.clip,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type="constant",
+        bf16=wants_bf16(config.precision),
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=config.gradient_checkpointing,
+        disable_dropout=True,
+        logging_steps=1,
+        save_strategy="steps" if config.save_every else "no",
+        save_steps=config.save_every or 500,
+        save_total_limit=2,
+        report_to=list(config.report_to) or "none",
+        run_name=config.out.name,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=config.seed,
+        data_seed=config.seed,
+        **own,
+    )
+
+
+def _trainer(
+    config: GroupConfig, args: Any, path: str, tokenizer: Any, prompts: Sequence[Prompt], rewards: Rewards
+) -> Any:
+    import trl
+
+    rows = [{"prompt": [turn._asdict() for turn in prompt.messages]} for prompt in prompts]
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32", trust_remote_code=False)
+    cls: Any = trl.GRPOTrainer if isinstance(config, GRPOConfig) else trl.RLOOTrainer
+    adapter = None
+    if config.lora is not None:
+        from peft import LoraConfig
+
+        settings = config.lora
+        adapter = LoraConfig(
+            r=settings.r,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=settings.target_modules,
+            task_type="CAUSAL_LM",
+        )
+    return cls(
+        model=model,
+        args=args,
+        reward_funcs=as_reward_function(rewards),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=adapter,
+    )
+
+
+def as_reward_function(rewards: Rewards) -> Any:
+    """Return the rewards in the form that TRL calls: dialogues as lists, None for an answer without a score."""
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float | None]:
+        asked: list[Dialogue] = [tuple(Message(turn["role"], turn["content"]) for turn in prompt) for prompt in prompts]
+        scores = rewards.score(asked, [completion[-1]["content"] for completion in completions])
+        broken = [row for row, score in enumerate(scores) if score.total is not None and not math.isfinite(score.total)]
+        if broken:
+            shown = ", ".join(repr(asked[row][-1].content[:40]) for row in broken[:5])
+            raise TrainingError(
+                f"the reward of {len(broken)} answers is not a finite number (prompts {shown}); the step was not "
+                "taken: mend the reward, or let it return None for an answer without a score"
+            )
+        if all(score.total is None for score in scores):
+            why = "; ".join(sorted({score.failure for score in scores})[:5])
+            raise TrainingError(f"no answer of this step has a reward ({why}); look at the prompts and the rewards")
+        return [score.total for score in scores]
+
+    return reward
+
+
+class _Watch(TrainerCallback):
+    """Writes metrics.jsonl, moves the progress line, and marks checkpoints as whole."""
+
+    def __init__(self, config: GroupConfig, done: int) -> None:
+        self._log = MetricsLog(config.out / "metrics.jsonl", main=is_main(), resume_step=done)
+        self._bar = Progress(config.algorithm.upper(), config.steps, "steps", done=done, quiet=not is_main())
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Keep one line per step."""
+        if not logs or "loss" not in logs:
+            return
+        if not all(math.isfinite(float(logs.get(name, 0.0))) for name in ("loss", "grad_norm")):
+            raise TrainingError(
+                f"loss or gradient is not finite at step {state.global_step}; the last checkpoint is good"
+            )
+        found = {ours: float(logs[theirs]) for theirs, ours in NAMES.items() if theirs in logs}
+        self._log.log(state.global_step, found)
+        self._bar.advance(1, note=f"score {found.get('score', math.nan):.3f}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark the checkpoint just written, when every process has put its part into it and all of it lasts."""
+        wait_for_all()
+        if is_main():
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            with storing(folder):
+                fsync_files(folder)
+            atomic_write(folder / MARKER, b"")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """End the progress line."""
+        self._bar.close()
