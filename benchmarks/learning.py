@@ -37,7 +37,7 @@ from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.judges.preference_model import PreferenceModel
 from cai.records.pairs import pair_of
-from cai.storage import digest
+from cai.records.splits import said
 from cai.train.common import wants_bf16
 from cai.train.configs import RewardConfig
 from cai.train.data import Pair, load_pairs
@@ -70,7 +70,7 @@ def split(path: Path, setting: Setting) -> tuple[list[Row], list[Row]]:
         rows = [json.loads(line) for line in file]
 
     def key(row: Row) -> str:
-        return hashlib.sha256(digest([[turn.role, turn.content] for turn in pair_of(row)[0]]).encode()).hexdigest()
+        return hashlib.sha256(said(pair_of(row)[0]).encode()).hexdigest()
 
     ranked = sorted(rows, key=key)
     cut = min(setting.train, len(ranked) - 1)

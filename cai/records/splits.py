@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from cai.records.schema import Prompt
 from cai.storage import digest
+from cai.types import Dialogue
 
 HELD_OUT_SHARE = 0.25
 
@@ -24,7 +25,12 @@ def _normal(text: str) -> str:
 
 def said_in(prompt: Prompt) -> str:
     """Return a hash of what the person says in a prompt: the same for prompts that differ in form only."""
-    return digest(["split", [_normal(message.content) for message in prompt.messages if message.role == "user"]])
+    return said(prompt.messages)
+
+
+def said(dialogue: Dialogue) -> str:
+    """Return a hash of what the person says in a dialogue: the same for dialogues that differ in form only."""
+    return digest(["split", [_normal(message.content) for message in dialogue if message.role == "user"]])
 
 
 def is_held_out(prompt: Prompt, *, share: float = HELD_OUT_SHARE) -> bool:

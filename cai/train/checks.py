@@ -18,6 +18,7 @@ from cai.errors import InputError, Problem
 from cai.records.loaders import dialogue_of
 from cai.records.pairs import as_exported, pair_of
 from cai.records.rows import read_rows
+from cai.records.splits import said
 from cai.storage import digest
 from cai.types import Dialogue
 
@@ -242,9 +243,9 @@ def already_rendered(items: Sequence[Item]) -> Finding | None:
 
 
 def leak(items: Sequence[Item], held_out: Sequence[Item]) -> Finding | None:
-    """A held-out prompt that is trained on makes every held-out figure too good. Case and spacing don't hide it."""
-    held = {item.key for item in held_out}
-    hits = [item for item in items if item.key in held]
+    """A held-out prompt that is trained on makes every held-out figure too good. Another form doesn't hide it."""
+    held = {said(item.prompt) for item in held_out}
+    hits = [item for item in items if said(item.prompt) in held] if held else []
     return _found("leak", hits, items, "the prompt is held out, too", "hold out other prompts", error=True)
 
 

@@ -12,7 +12,7 @@ from cai.errors import InputError, Problem
 from cai.records.loaders import dialogue_of
 from cai.records.pairs import as_exported, pair_of
 from cai.records.rows import read_rows
-from cai.storage import digest
+from cai.records.splits import said
 from cai.train.packing import Row
 from cai.types import Dialogue
 
@@ -39,7 +39,8 @@ class Example:
 class Pair:
     """Two answers to one prompt; `target` is the probability that `chosen` is the better one.
 
-    Both have the same ids as prompt, however it was cut; `key` tells the prompt by its whole text.
+    Both have the same ids as prompt, however it was cut; `key` tells the prompt by all that the person says in it, form
+    aside (`cai.records.splits`).
     """
 
     chosen: Example
@@ -110,8 +111,7 @@ def load_pairs(paths: Sequence[Path], renderer: Renderer, *, max_length: int) ->
         elif found[0].answer == found[1].answer:  # unequal in what the renderer takes off
             dropped["chosen equals rejected"] += 1
         else:
-            key = digest([[message.role, message.content] for message in prompt])
-            pairs.append(Pair(found[0], found[1], target, str(row.get("kind") or path.name), key))
+            pairs.append(Pair(found[0], found[1], target, str(row.get("kind") or path.name), said(prompt)))
     _check(problems, pairs, paths, dropped)
     return pairs, dropped
 

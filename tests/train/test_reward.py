@@ -231,9 +231,11 @@ def test_the_micro_batch_changes_no_weight(tiny_model_dir: Path, tmp_path: Path)
 
 def test_prompts_of_the_evaluation_files_are_not_trained_on(tiny_model_dir: Path, tmp_path: Path) -> None:
     rows = [rig.pair(number) for number in range(8)]
-    held = rig.write(tmp_path / "held.jsonl", [{**rows[0], "rejected": "No."}, {**rows[5], "chosen": "So it is."}])
+    shouted = [{"role": "user", "content": rows[5]["prompt"][0]["content"].upper().replace(" ", "  ") + "!"}]
+    held = [{**rows[0], "rejected": "No."}, {**rows[5], "chosen": "So it is.", "prompt": shouted}]
+    files = [rig.write(tmp_path / "held.jsonl", held)]
     data = [rig.write(tmp_path / "rows.jsonl", rows)]
-    config = rig.settings("reward", tmp_path, tiny_model_dir, data=data, eval_data=[held], eval_fraction=0.9)
+    config = rig.settings("reward", tmp_path, tiny_model_dir, data=data, eval_data=files, eval_fraction=0.9)
     run_reward(config)
     result = json.loads((config.out / "result.json").read_text())
     assert (result["rows"], result["held_out"]["pairs"]) == (6, 2)
