@@ -49,6 +49,15 @@ def test_the_reward_rises(tmp_path: Path, tiny_model_dir: Path) -> None:
     assert last > 1.5 * first
 
 
+@pytest.mark.slow
+def test_most_of_the_reachable_reward_is_learned() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "benchmarks" / "ppo_learning.py"), "--quick"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "1 of 1 seeds" in done.stdout
+
+
 def test_the_penalty_holds_the_policy_near_its_reference(tmp_path: Path, tiny_model_dir: Path) -> None:
     kl = []
     for coefficient in (0.0, 1.0):
