@@ -15,7 +15,7 @@ from cai.engines.spending import Spending
 from cai.errors import EngineError, InputError, Problem
 from cai.judges.base import Judge
 from cai.judges.contrastive import ContrastiveJudge
-from cai.judges.contrasts import StateEngine, contrast_states, examples_of, written_states
+from cai.judges.contrasts import StateEngine, contrast_states, examples_of
 from cai.judges.direction import Direction, DirectionJudge, middle_layers
 from cai.judges.pairwise import PairwiseJudge
 from cai.judges.pointwise import PointwiseJudge
@@ -140,19 +140,15 @@ def _direction_judge(
     if is_main() and not path.exists():
         dialogues = [prompt.messages for prompt in prompts[: config.contrasts]]
         layers = middle_layers(engine.layers)
-        examples = examples_of(constitution)
         contrasts = contrast_states(
             engine,
             dialogues,
             constitution.principles,
             layers=layers,
             seed=seed,
-            examples=examples,
+            examples=examples_of(constitution),
             max_new_tokens=config.contrast_tokens,
         )
-        written = written_states(engine, examples, layers)
-        if written is not None:
-            contrasts = contrasts.and_also(written)
         # Every fifth contrast is kept back to see how well the direction tells a pair it has not seen.
         back = np.arange(len(contrasts.good)) % 5 == 0
         if sum(~back) < 2:

@@ -1,9 +1,8 @@
 """Pairs of a good and a bad answer that a constitution makes by itself: what the direction judge learns from.
 
-Two kinds, and no label by a person in either. The model answers prompts twice, once told a principle and once told its
-contrast, after the constitution's examples of good or of bad answers. And the pairs of those examples, as their author
-wrote them: a small model writes worse than people do, and what is learned from its answers alone knows little of
-theirs. Each kind counts as the square root of its size.
+The model answers prompts twice, once told a principle and once told its contrast, after the constitution's examples of
+good or of bad answers. No person labels anything. To learn from the examples themselves, too, was tried and made a
+worse judge (docs/negative-results.md).
 """
 
 import math
@@ -55,22 +54,17 @@ class Contrasts(NamedTuple):
     """What a direction is learned from: pair i is `good[i]` against `bad[i]`, answers to one prompt.
 
     Two pairs of answers of 3 and 20 words, read at 9 layers of width 576: `good` and `bad` are [2, 9, 576],
-    `good_lengths` and `bad_lengths` are [2], of `length_of` each answer, and so are `weights`: what each pair counts.
+    `good_lengths` and `bad_lengths` are [2], of `length_of` each answer.
     """
 
     good: Array
     bad: Array
     good_lengths: Array
     bad_lengths: Array
-    weights: Array
 
     def where(self, chosen: NDArray[np.bool_]) -> "Contrasts":
         """Return some of the pairs."""
         return Contrasts(*(part[chosen] for part in self))
-
-    def and_also(self, others: "Contrasts") -> "Contrasts":
-        """Return both together."""
-        return Contrasts(*(np.concatenate(parts) for parts in zip(self, others, strict=True)))
 
 
 def length_of(text: str) -> float:
@@ -106,13 +100,9 @@ class Example(NamedTuple):
 
 
 def examples_of(constitution: Constitution) -> tuple[Example, ...]:
-    """Return a constitution's examples of revisions and of comparisons, those of its principles too, each once."""
-    revised, compared = list(constitution.few_shots), list(constitution.comparison_shots)
-    for principle in constitution.principles:
-        revised.extend(principle.few_shots)
-        compared.extend(principle.comparison_shots)
-    shots = [Example(shot.prompt, shot.revision, shot.response) for shot in revised]
-    shots += [Example(shot.prompt, shot.chosen, shot.rejected) for shot in compared]
+    """Return a constitution's examples of revisions and of comparisons, each once; its principles' own are left out."""
+    shots = [Example(shot.prompt, shot.revision, shot.response) for shot in constitution.few_shots]
+    shots += [Example(shot.prompt, shot.chosen, shot.rejected) for shot in constitution.comparison_shots]
     return tuple(dict.fromkeys(shots))
 
 
@@ -175,12 +165,6 @@ def contrast_states(
     return found
 
 
-def written_states(engine: StateEngine, examples: Sequence[Example], layers: tuple[int, ...]) -> Contrasts | None:
-    """Read the states of a constitution's examples; None where there are none, or none that can be read."""
-    pairs = [Pair((Message("user", example.prompt),), example.good, example.bad) for example in examples]
-    return _states(engine, pairs, layers)
-
-
 def _after(examples: Sequence[Example], side: str, prompt: Dialogue) -> Dialogue:
     """Return the dialogue with examples as earlier turns, after its own system turn if it has one."""
     shown = [
@@ -216,5 +200,4 @@ def _states(engine: StateEngine, pairs: Sequence[Pair], layers: tuple[int, ...])
         return None
     states = np.asarray([found[request.id] for request in read])
     lengths = np.asarray([[length_of(text) for text in request.candidates] for request in read])
-    weights = np.full(len(read), len(read) ** -0.5)
-    return Contrasts(states[:, 0], states[:, 1], lengths[:, 0], lengths[:, 1], weights)
+    return Contrasts(states[:, 0], states[:, 1], lengths[:, 0], lengths[:, 1])

@@ -51,27 +51,24 @@ class Direction:
 
         Raises ValueError when there are fewer than two pairs, or a state is not finite.
         """
-        good, bad, good_lengths, bad_lengths, weights = contrasts
+        good, bad, good_lengths, bad_lengths = contrasts
         if len(good) != len(bad) or len(good) < 2:
             raise ValueError(f"a direction needs two pairs of answers, got {len(good)} good and {len(bad)} bad")
         if not (np.isfinite(good).all() and np.isfinite(bad).all()):
             raise ValueError("a hidden state is not a finite number: the model's weights or its type are unfit")
-        share = weights / weights.sum()
         differences, longer = good - bad, good_lengths - bad_lengths
         # What length does to the states is learned from how it varies among the pairs, not from its mean: good
         # answers may be the longer ones throughout, and then their mean difference is not all length.
-        varied = longer - share @ longer
-        per_step = np.einsum("n,nlh->lh", share * varied, differences - _mean(share, differences))
-        per_step /= (share * varied) @ varied + SHRUNK
+        varied = longer - longer.mean()
+        per_step = np.einsum("n,nlh->lh", varied, differences - differences.mean(axis=0))
+        per_step /= varied @ varied + SHRUNK * len(varied)
         rest = differences - longer[:, None, None] * per_step
-        middle = _mean(share, rest)
-        vectors = middle / (_mean(share, (rest - middle) ** 2) + 1e-6)
+        vectors = rest.mean(axis=0) / (rest.var(axis=0) + 1e-6)
         raw = np.einsum("nlh,lh->nl", rest, vectors)
-        spreads = np.sqrt(share @ raw**2) + 1e-9
+        spreads = np.sqrt((raw**2).mean(axis=0)) + 1e-9
         slopes = (vectors * per_step).sum(axis=1)
         direction = cls(layers=layers, vectors=vectors, slopes=slopes, spreads=spreads, scale=1.0)
-        apart = direction.score(good, good_lengths) - direction.score(bad, bad_lengths)
-        spread = math.sqrt(share @ (apart - share @ apart) ** 2)
+        spread = float((direction.score(good, good_lengths) - direction.score(bad, bad_lengths)).std())
         direction.scale = spread if spread > 1e-6 else 1.0
         return direction
 
@@ -107,11 +104,6 @@ class Direction:
             raise StorageError(
                 f"{path}: no direction can be read ({error}); remove the file to learn it again"
             ) from error
-
-
-def _mean(share: Array, values: Array) -> Array:
-    """Return the weighted mean over pairs, [layers, hidden]."""
-    return np.asarray(np.einsum("n,nlh->lh", share, values))
 
 
 def middle_layers(count: int) -> tuple[int, ...]:

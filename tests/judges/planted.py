@@ -39,7 +39,6 @@ def pairs(count: int = 300, *, side: float = 1, good: int = 1, bad: int = 2) -> 
         answers(count, -side, bad),
         lengths(count, good + 50),
         lengths(count, bad + 50),
-        np.full(count, count**-0.5),
     )
 
 

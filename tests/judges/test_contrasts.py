@@ -11,7 +11,6 @@ from cai.judges.contrasts import (
     contrast_states,
     examples_of,
     length_of,
-    written_states,
 )
 from cai.types import Dialogue, Message
 from tests.judges.planted import EXAMPLES, PRINCIPLES, StateEngine, contrasts, prompts
@@ -94,24 +93,19 @@ def test_examples_come_after_a_system_turn_and_their_own_readers_never_see_them(
 def test_a_constitution_gives_its_examples_once() -> None:
     shown = load_constitution("harmless")
     found = examples_of(shown)
-    of_principles = sum(len(principle.comparison_shots) for principle in shown.principles)
-    assert of_principles >= len(shown.principles)
-    assert len(found) == len(set(found)) == len(shown.few_shots) + len(shown.comparison_shots) + of_principles
+    assert len(found) == len(set(found)) == len(shown.few_shots) + len(shown.comparison_shots)
     first, last = shown.few_shots[0], shown.comparison_shots[-1]
     assert Example(first.prompt, first.revision, first.response) in found
     assert Example(last.prompt, last.chosen, last.rejected) in found
-    own = shown.principles[0].model_copy(update={"few_shots": (first,), "comparison_shots": (last, last)})
-    bare = shown.model_copy(update={"few_shots": (), "comparison_shots": (), "principles": (own,)})
-    assert len(examples_of(bare)) == 2
-    without = own.model_copy(update={"few_shots": (), "comparison_shots": ()})
-    assert examples_of(bare.model_copy(update={"principles": (without,)})) == ()
+    bare = shown.model_copy(update={"few_shots": (first, first), "comparison_shots": ()})
+    assert len(examples_of(bare)) == 1
 
 
 def test_a_contrast_with_an_answer_missing_is_left_out_whole() -> None:
     found = contrasts(StateEngine(silent=frozenset({"2/good", "5/bad"})), 8)
     whole = contrasts(StateEngine(), 8)
     left = [0, 1, 3, 4, 6, 7]
-    assert all(np.array_equal(part, of_all[left]) for part, of_all in zip(found[:-1], whole[:-1], strict=True))
+    assert all(np.array_equal(part, of_all[left]) for part, of_all in zip(found, whole, strict=True))
 
 
 def test_nothing_to_learn_from_is_said_so() -> None:
@@ -131,23 +125,7 @@ def test_examples_too_long_for_the_model_are_left_out() -> None:
     assert np.array_equal(alone.good, found.good)
 
 
-def test_written_examples_are_read_as_they_stand() -> None:
-    engine = StateEngine()
-    shown = (*EXAMPLES, Example("asked", "kind words", "unreadable"))
-    found = written_states(engine, shown, (4, 6, 8))
-    assert found is not None
-    assert len(found.good) == len(EXAMPLES)
-    assert [request.prompt for request in engine.read] == [(Message("user", each.prompt),) for each in reversed(shown)]
-    assert not engine.seen
-    assert written_states(engine, (), (4, 6, 8)) is None
-
-
-def test_each_kind_counts_as_the_square_root_of_its_size() -> None:
-    engine = StateEngine()
-    written = written_states(engine, EXAMPLES[:4], (4, 6, 8))
-    assert written is not None
-    both = contrasts(engine, 16).and_also(written)
-    assert both.weights[:16].sum() == pytest.approx(4)
-    assert both.weights[16:].sum() == pytest.approx(2)
-    some = both.where(np.arange(20) >= 16)
-    assert all(np.array_equal(part, other) for part, other in zip(some, written, strict=True))
+def test_some_of_the_pairs_can_be_taken() -> None:
+    every = contrasts(StateEngine(), 8)
+    some = every.where(np.arange(8) >= 6)
+    assert all(np.array_equal(part, whole[6:]) for part, whole in zip(some, every, strict=True))

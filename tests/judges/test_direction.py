@@ -57,7 +57,6 @@ def lengthened(found: Contrasts, good_more: float) -> Contrasts:
         found.bad + bad[:, None, None] * axis,
         good_lengths=good,
         bad_lengths=bad,
-        weights=found.weights,
     )
 
 
@@ -69,16 +68,6 @@ def test_that_good_answers_were_longer_is_not_learned(unseen_more: float) -> Non
     blind = unseen._replace(good_lengths=unseen.good_lengths * 0, bad_lengths=unseen.bad_lengths * 0)
     if unseen_more < 0:  # without the correction, length would decide
         assert told_apart(direction, blind) < 0.7
-
-
-def test_a_pair_counts_what_its_weight_says() -> None:
-    few, many = pairs(40, good=5, bad=6), pairs(400, side=-1, good=7, bad=8)
-    unseen = pairs(500, good=3, bad=4)
-    heavy = few._replace(weights=few.weights * 1000).and_also(many)
-    assert told_apart(Direction.fit(heavy, layers=(4, 6, 8)), unseen) > 0.85
-    assert told_apart(Direction.fit(few.and_also(many), layers=(4, 6, 8)), unseen) < 0.15
-    twice = few._replace(weights=few.weights * 2)
-    assert np.allclose(Direction.fit(twice, (4, 6, 8)).vectors, Direction.fit(few, (4, 6, 8)).vectors)
 
 
 def test_lengths_that_never_vary_among_the_pairs_are_left_alone() -> None:
@@ -96,7 +85,7 @@ def test_scores_do_not_depend_on_how_many_are_read_together() -> None:
 
 @pytest.mark.parametrize(("good", "bad"), [(1, 1), (0, 0), (5, 4)])
 def test_fewer_than_two_pairs_and_answers_without_a_partner_are_refused(good: int, bad: int) -> None:
-    given = Contrasts(answers(good, 1, 1), answers(bad, -1, 2), lengths(good, 1), lengths(bad, 2), np.ones(good))
+    given = Contrasts(answers(good, 1, 1), answers(bad, -1, 2), lengths(good, 1), lengths(bad, 2))
     with pytest.raises(ValueError, match=f"two pairs of answers, got {good} good and {bad} bad"):
         Direction.fit(given, layers=(4, 6, 8))
 
@@ -110,7 +99,7 @@ def test_states_that_are_no_numbers_are_refused() -> None:
 
 def test_answers_without_any_difference_give_a_direction_that_never_votes() -> None:
     same, long = answers(4, 0, 1), lengths(4, 1)
-    direction = Direction.fit(Contrasts(same, same, long, long, np.ones(4)), layers=(4, 6, 8))
+    direction = Direction.fit(Contrasts(same, same, long, long), layers=(4, 6, 8))
     assert direction.scale == 1.0
     assert direction.score(same, long).tolist() == pytest.approx([0.0] * 4, abs=1e-6)
 
