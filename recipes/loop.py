@@ -2,13 +2,12 @@
 
 Start: python recipes/loop.py (a few minutes on two cores)
 
-A helpful model answers red-team prompts, criticises its answers by a principle and rewrites them (1), and is finetuned
-on that (2). The finetuned model answers each prompt twice; a judge says by the constitution which answer is better (3),
-a preference model learns to say it too (4), and PPO improves the policy against it (5). Then old and new are compared
-on prompts that nobody has seen (6). Section numbers in comments are those of Bai et al. 2022, arXiv 2212.08073.
+A helpful model answers red-team prompts, criticises and rewrites its answers by a principle (1), and is finetuned on
+that (2). It answers each prompt twice; a judge says which answer is better (3), a preference model learns it (4), PPO
+improves the policy against that (5), and old and new are compared (6). Section numbers: Bai et al. 2022, 2212.08073.
 
-Left out, and found in `cai/`: journals and resume, several processes, mixed precision, batching by length, helpful
-samples, checks of quality, early stops. B is the batch, T tokens of an answer, H the hidden size.
+Left out, and in `cai/`: journals and resume, processes, mixed precision, batching by length, helpful samples, checks of
+quality, early stops. B is the batch, T tokens of an answer, H the hidden size.
 """
 
 import argparse
