@@ -1,8 +1,8 @@
 """The paper's judge: a multiple-choice question, answered by the log-probabilities of (A) and (B).
 
 Bai et al. 2022, section 4.1. Both orders are asked and averaged in logit space, because small models prefer a place
-over an answer (arXiv 2309.00267, section 2.4). Models of a few hundred million parameters are no better than a coin at it:
-see `cai.judges.direction`.
+over an answer (arXiv 2309.00267, section 2.4). Models of a few hundred million parameters are no better at it than a
+coin: see `cai.judges.direction`.
 
 With `thoughts` the model writes reasons first, and the letters are read after them (section 4.4): such labels are near
 0 or 1 and badly calibrated, so they are clamped. What the reasons say is never parsed.

@@ -207,7 +207,8 @@ def test_no_example_is_a_probe_or_a_prompt() -> None:
         shown += [shot.prompt for shot in constitution.few_shots]
         shown += [shot.prompt for shot in constitution.comparison_shots]
         for principle in constitution.principles:
-            shown += [shot.prompt for shot in (*principle.few_shots, *principle.comparison_shots)]
+            shown += [shot.prompt for shot in principle.few_shots]
+            shown += [shot.prompt for shot in principle.comparison_shots]
     files = sorted(PROMPTS.glob("*.jsonl"))
     asked = [json.loads(line)["prompt"] for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     asked += [text for name in NAMES for text in probes(load_constitution(name))]
