@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def records_and_weights(run: Path) -> dict[str, bytes]:
     """Everything that must not depend on how a run came to its end: journals, data, summaries and weights."""
-    skipped = {"ledger.jsonl", "metrics.jsonl"}
+    skipped = {"ledger.jsonl", "metrics.jsonl", "costs.jsonl"}
     found = [path for pattern in ("*.jsonl", "*.safetensors", "summary.json") for path in run.rglob(pattern)]
     return {str(path.relative_to(run)): path.read_bytes() for path in found if path.name not in skipped}
 
