@@ -7,33 +7,23 @@ number, and writes the folder of `cai.train.common`.
 
 import math
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem, TrainingError
-from cai.processes import is_main, wait_for_all, world
-from cai.progress import Progress
+from cai.processes import is_main, world
 from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
-from cai.storage import atomic_write, atomic_write_json, storing
-from cai.train.common import MetricsLog, fsync_files, keep_trackers_local, read_metrics, save_model, wants_bf16
+from cai.storage import atomic_write_json
+from cai.train.common import keep_trackers_local, read_metrics, save_model, wants_bf16
 from cai.train.group_config import GroupConfig, GRPOConfig, RLOOConfig
-from cai.train.hf import MARKER, newest_checkpoint, peak_memory_mb, prepare_process
+from cai.train.hf import Watch, newest_checkpoint, peak_memory_mb, prepare_process
 from cai.train.loading import merged
 from cai.train.made_under import constitutions_of
 from cai.train.rewards.config import folders_of
@@ -90,7 +80,7 @@ def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> N
     saved = newest_checkpoint(config.out / "checkpoints")
     done = int(saved.name.rpartition("-")[2]) if saved else 0
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Watch(config, done))
+    trainer.add_callback(_Watch(config.out, config.algorithm.upper(), config.steps, done))
     trainer.train(resume_from_checkpoint=str(saved) if saved else None)
     trainer.accelerator.wait_for_everyone()
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -213,41 +203,11 @@ def as_reward_function(rewards: Rewards) -> Any:
     return reward
 
 
-class _Watch(TrainerCallback):
-    """Writes metrics.jsonl, moves the progress line, and marks checkpoints as whole."""
+class _Watch(Watch):
+    """Keeps what TRL logs under the names of PPO's readings."""
 
-    def __init__(self, config: GroupConfig, done: int) -> None:
-        self._log = MetricsLog(config.out / "metrics.jsonl", main=is_main(), resume_step=done)
-        self._bar = Progress(config.algorithm.upper(), config.steps, "steps", done=done, quiet=not is_main())
+    def readings(self, logs: Mapping[str, float]) -> dict[str, float]:
+        return {ours: float(logs[theirs]) for theirs, ours in NAMES.items() if theirs in logs}
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """Keep one line per step."""
-        if not logs or "loss" not in logs:
-            return
-        if not all(math.isfinite(float(logs.get(name, 0.0))) for name in ("loss", "grad_norm")):
-            raise TrainingError(
-                f"loss or gradient is not finite at step {state.global_step}; the last checkpoint is good"
-            )
-        found = {ours: float(logs[theirs]) for theirs, ours in NAMES.items() if theirs in logs}
-        self._log.log(state.global_step, found)
-        self._bar.advance(1, note=f"score {found.get('score', math.nan):.3f}")
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint just written, when every process has put its part into it and all of it lasts."""
-        wait_for_all()
-        if is_main():
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            with storing(folder):
-                fsync_files(folder)
-            atomic_write(folder / MARKER, b"")
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """End the progress line."""
-        self._bar.close()
+    def note(self, found: Mapping[str, float]) -> str:
+        return f"score {found.get('score', math.nan):.3f}"

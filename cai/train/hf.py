@@ -154,11 +154,12 @@ class _RefusesNonFinite(TrainerCallback):
         self._trainer.check_step()
 
 
-class _Watch(TrainerCallback):
+class Watch(TrainerCallback):
     """Writes metrics.jsonl, moves the progress line, and marks checkpoints as whole."""
 
-    def __init__(self, config: EpochsConfig, label: str, total: int, done: int) -> None:
-        self._log = MetricsLog(config.out / "metrics.jsonl", main=is_main(), resume_step=done)
+    def __init__(self, out: Path, label: str, total: int, done: int) -> None:
+        """Begin after `done` steps of `total`."""
+        self._log = MetricsLog(out / "metrics.jsonl", main=is_main(), resume_step=done)
         self._bar = Progress(label, total, "steps", done=done, quiet=not is_main())
 
     def on_log(
@@ -172,10 +173,22 @@ class _Watch(TrainerCallback):
         """Keep one line per logged step."""
         if not logs or "loss" not in logs:
             return
-        if not math.isfinite(float(logs.get("grad_norm", 0.0))):  # finite each, too large to be summed
-            raise TrainingError(f"the gradient is not finite at step {state.global_step}; the last checkpoint is good")
-        self._log.log(state.global_step, {name: float(value) for name, value in logs.items() if name != "epoch"})
-        self._bar.advance(1, note=f"loss {logs['loss']:.3f}")
+        for name, what in (("loss", "loss"), ("grad_norm", "gradient")):  # finite each, too large to be summed
+            if not math.isfinite(float(logs.get(name, 0.0))):
+                raise TrainingError(
+                    f"the {what} is not finite at step {state.global_step}; the last checkpoint is good"
+                )
+        found = self.readings(logs)
+        self._log.log(state.global_step, found)
+        self._bar.advance(1, note=self.note(found))
+
+    def readings(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """Return what metrics.jsonl keeps of what Trainer logs."""
+        return {name: float(value) for name, value in logs.items() if name != "epoch"}
+
+    def note(self, found: Mapping[str, float]) -> str:
+        """Return what the progress line says."""
+        return f"loss {found['loss']:.3f}"
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the checkpoint just written, when every process has put its part into it and all of it lasts."""
@@ -273,7 +286,7 @@ def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[st
     args = trainer.args
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * world()
     total = math.ceil(len(trainer.train_dataset) / per_step)  # type: ignore[arg-type]
-    trainer.add_callback(_Watch(config, label, total, done))
+    trainer.add_callback(Watch(config.out, label, total, done))
     trainer.add_callback(DiagnosisCallback())
     start = time.monotonic()
     try:
