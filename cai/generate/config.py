@@ -3,17 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from cai.budget import BudgetConfig
-from cai.config import Config
 from cai.engines.build import EngineConfig, SamplingConfig
 from cai.generate.form import FormName
 from cai.generate.thinking import ThinkingConfig
-from cai.records.shard import Shard
+from cai.records.config import PromptsConfig
 
 
-class GenerateConfig(Config):
+class GenerateConfig(PromptsConfig):
     """Settings of the critique-and-revise stage."""
 
     prompts: list[Path]
@@ -48,23 +46,6 @@ class GenerateConfig(Config):
     """Put the thinking part of an answer into its training row; a revision's speaks of the revision."""
     near_duplicates: float | None = Field(0.85, ge=0.5, le=1.0)
     """A training row that shares this much of its three-word runs with an earlier one is left out; None keeps all."""
-    window: int = Field(32, ge=1)
-    """Prompts worked on together. Part of what a seed means: another window, other texts."""
-    held_out: list[Path] = Field(default_factory=list)
-    """Files of prompts that are kept for evaluation: none of them may be among `prompts`."""
-    keep_going: bool = False
-    """Leave bad rows of `prompts` out, with their reasons in rejected.jsonl, in place of refusing the files."""
-    shard: str | None = None
-    """``3/16``: work on the third of sixteen shares, in a folder of its own below `out`; ``cai data merge`` joins."""
-    budget: BudgetConfig | None = None
-    """What each process may spend before it stops; what it made is kept."""
-
-    @field_validator("shard")
-    @classmethod
-    def _is_a_shard(cls, given: str | None) -> str | None:
-        if given is not None:
-            Shard.of_text(given)
-        return given
 
     @property
     def making(self) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from cai.budget import BudgetConfig
 from cai.config import Config
 from cai.engines.build import EngineConfig, SamplingConfig
 from cai.judges.build import JudgeConfig
 from cai.label.floor import FloorConfig
-from cai.records.shard import Shard
+from cai.records.config import PromptsConfig
 
 PairsKind = Literal["samples", "models", "revisions", "best_of", "contrast"]
 
@@ -44,7 +43,7 @@ class PairsConfig(Config):
         return self
 
 
-class LabelConfig(Config):
+class LabelConfig(PromptsConfig):
     """Settings of the labelling stage."""
 
     prompts: list[Path]
@@ -67,23 +66,6 @@ class LabelConfig(Config):
     learned_weights: Path | None = None
     """A file of weights learned from people's labels (`cai.label.learned`), in place of the constitution's."""
     sampling: SamplingConfig = SamplingConfig()
-    window: int = Field(32, ge=1)
-    """Prompts worked on together. Part of what a seed means: another window, other texts."""
-    held_out: list[Path] = Field(default_factory=list)
-    """Files of prompts that are kept for evaluation: none of them may be among `prompts`."""
-    keep_going: bool = False
-    """Leave bad rows of `prompts` out, with their reasons in rejected.jsonl, in place of refusing the files."""
-    shard: str | None = None
-    """``3/16``: work on the third of sixteen shares, in a folder of its own below `out`; ``cai data merge`` joins."""
-    budget: BudgetConfig | None = None
-    """What each process may spend, the judge's reading included, before it stops; what it made is kept."""
-
-    @field_validator("shard")
-    @classmethod
-    def _is_a_shard(cls, given: str | None) -> str | None:
-        if given is not None:
-            Shard.of_text(given)
-        return given
 
     @property
     def making(self) -> dict[str, Any]:

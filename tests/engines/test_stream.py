@@ -109,10 +109,15 @@ def test_an_error_of_the_callers_source_ends_it() -> None:
 def test_a_stream_that_is_dropped_cancels_what_is_under_way(dropped: bool) -> None:
     cancelled: list[int] = []
     events: list[str] = []
+    others_have_begun = asyncio.Event()
 
     async def work(number: int) -> int:
+        if number == 0:
+            await others_have_begun.wait()  # else the first could be answered before a second is taken
+            return number
+        others_have_begun.set()
         try:
-            await asyncio.sleep(0 if number == 0 else 3600)
+            await asyncio.sleep(3600)
         except asyncio.CancelledError:
             cancelled.append(number)
             raise
