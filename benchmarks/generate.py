@@ -1,8 +1,8 @@
-"""Completed chains per second, against the loops of the alignment-handbook's CAI recipe and of distilabel.
+"""Drafts, critiques and revisions per second, against the alignment-handbook's CAI recipe and distilabel.
 
-Start: python -m benchmarks.generate [--quick] [--repeats 5] [--model embedded]
+Start: python -m benchmarks.generate [--quick] [--repeats 3] [--model embedded]
 
-A chain is a draft, a critique and a revision of one packaged red-team prompt, under the constitution `harmless`.
+Each packaged red-team prompt gets a draft, a critique and a revision under the constitution `harmless`.
 
 - ours: `run_generate` whole, from the prompt file to `sft.jsonl`, with its journals and checks; the model is loaded
   before
@@ -12,10 +12,11 @@ A chain is a draft, a critique and a revision of one packaged red-team prompt, u
   one by one
 
 distilabel asks for transformers 4, so it can't be installed beside this library: what runs is an equivalent of its
-loop, over the first prompts only. Few-shot examples, templates, principles, the most tokens of each step, temperature
-1, the end of turn and the type of the weights (bfloat16) are the same for all three, which alternate in one process;
-ratios are those of medians. Texts are sampled, so lengths differ: tokens per second stand beside the chains. Ours
-counts as completed only what its checks let through; a peer checks nothing, and all of its chains count. Prints
+loop. Few-shot examples, templates, principles, the most tokens of each step, temperature 1, the end of turn and the
+type of the weights (bfloat16) are the same for all three, which alternate in one process; ratios are those of medians.
+Ours takes 128 prompts, one default window; a peer's rate does not depend on their number, so the handbook's loop takes
+the first 32 and distilabel's the first 4. Texts are sampled, so lengths differ: tokens per second stand beside the
+rate, and so does how many texts our checks dropped; a peer checks nothing. Prints
 `name  ours  peer  ratio  target  PASS|FAIL` and exits with 1 when one fails.
 """
 
@@ -44,7 +45,7 @@ from cai.generate.config import GenerateConfig
 from cai.generate.form import Asked, form_of
 from cai.records.journal import read_journal
 from cai.records.loaders import load_prompts, packaged_prompts
-from cai.records.schema import Dropped, Prompt, Revision, Written
+from cai.records.schema import Dropped, Prompt, Written
 from cai.storage import seed_from
 
 TARGET = 3.0
@@ -54,7 +55,8 @@ TARGET = 3.0
 class Made:
     """What a run came to."""
 
-    chains: int
+    texts: int
+    dropped: int
     tokens: int
     seconds: float
 
@@ -102,33 +104,34 @@ class Peer(Naive):
         critiques = self.answer(asked, config.critique_tokens)
         four = zip(three, critiques, strict=True)
         self.answer([form.revision(p, prompt.messages, d, c) for (p, prompt, d), c in four], most)
-        return Made(len(prompts), self.tokens, time.perf_counter() - start)
+        return Made(3 * len(prompts), 0, self.tokens, time.perf_counter() - start)
 
 
 def ours(config: GenerateConfig, tokenizer: Any) -> Made:
-    """Run the stage; count the chains that it completed."""
+    """Run the stage; count what it wrote."""
     start = time.perf_counter()
     pipeline.run_generate(config)
     seconds = time.perf_counter() - start
-    tokens = chains = 0
+    texts = dropped = tokens = 0
     for name in ("drafts", "critiques", "revisions"):
         for record in read_journal(config.out / f"{name}.jsonl"):
-            chains += isinstance(record, Revision)
             if isinstance(record, Written | Dropped):
+                texts += 1
+                dropped += isinstance(record, Dropped)
                 tokens += len(tokenizer.encode(record.text, add_special_tokens=False))
-    return Made(chains, tokens, seconds)
+    return Made(texts, dropped, tokens, seconds)
 
 
 def report(name: str, mine: Sequence[Made], theirs: Sequence[Made]) -> bool:
     """Print a peer's line; tell whether the target is met."""
-    rates = [statistics.median(made.chains / made.seconds for made in some) for some in (mine, theirs)]
+    rates = [statistics.median(made.texts / made.seconds for made in some) for some in (mine, theirs)]
     speeds = [statistics.median(made.tokens / made.seconds for made in some) for some in (mine, theirs)]
     ratio = rates[0] / rates[1]
     good = ratio >= TARGET
     print(
-        f"{name}  {rates[0]:.3f} chains/s  {rates[1]:.3f} chains/s  {ratio:.2f}x  >= {TARGET}x  "
-        f"{'PASS' if good else 'FAIL'}   ours {speeds[0]:.0f} tokens/s, peer {speeds[1]:.0f} tokens/s; completed "
-        f"{sum(made.chains for made in mine)} and {sum(made.chains for made in theirs)}",
+        f"{name}  {rates[0]:.2f} texts/s  {rates[1]:.2f} texts/s  {ratio:.2f}x  >= {TARGET}x  "
+        f"{'PASS' if good else 'FAIL'}   ours {speeds[0]:.0f} tokens/s, peer {speeds[1]:.0f} tokens/s; of ours, checks "
+        f"dropped {sum(made.dropped for made in mine)} of {sum(made.texts for made in mine)} texts",
         flush=True,
     )
     return good
@@ -139,10 +142,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 prompts, short answers, one repeat: no measurement")
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     disable_progress_bar()
-    count, single, tokens, repeats = (4, 2, 24, 1) if given.quick else (32, 4, 128, given.repeats)
+    count, batched, single, tokens, repeats = (4, 4, 2, 24, 1) if given.quick else (128, 32, 4, 128, given.repeats)
     path = resolve_model(given.model)
     device = pick_device("auto")
     engine = build_engine(EngineConfig(model=path, dtype="bfloat16"))
@@ -166,7 +169,7 @@ def main() -> int:
             )
             found["ours"].append(ours(config, peers["handbook"].tokenizer))
             for name, peer in peers.items():
-                some = prompts if name == "handbook" else prompts[:single]  # one by one is slow; its rate is the same
+                some = prompts[: batched if name == "handbook" else single]
                 found[name].append(peer.run(config, constitution, engine, some))
     print(f"bfloat16, {device.type}, {torch.get_num_threads()} threads, {count} prompts, {tokens} new tokens at most")
     met = [report(name, found["ours"], found[name]) for name in peers]

@@ -14,8 +14,9 @@ class PromptsConfig(Config):
 
     prompts: list[Path]
     """Files of prompts."""
-    window: int = Field(32, ge=1)
-    """Prompts worked on together. Part of what a seed means: another window, other texts."""
+    window: int = Field(128, ge=1)
+    """Prompts worked on together: a process takes whole windows, and answers batch best when a window holds more rows
+    than the engine writes at once. Part of what a seed means: another window, other texts."""
     held_out: list[Path] = Field(default_factory=list)
     """Files of prompts that are kept for evaluation: none of them may be among `prompts`."""
     keep_going: bool = False
