@@ -1,6 +1,6 @@
 """The preference model in use: a score per answer, and a judge made of it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,8 @@ class PreferenceModel:
         """Use a sequence classifier of one output; longer dialogues lose their beginning."""
         self.model, self.renderer, self.revision = model.eval(), renderer, revision
         self._max_length = max_length
+        self.read: Callable[[Any, Sequence[Sequence[int]], int], Tensor] = score_batch
+        """Returns the scores of rows of ids, [B], given the model, the rows and the padding id."""
 
     @classmethod
     def load(
@@ -66,7 +68,7 @@ class PreferenceModel:
             raise ValueError("a row of no ids has no score")
         scores = [0.0] * len(rows)
         for batch in _by_length(rows, batch_tokens):
-            found = score_batch(self.model, [rows[index] for index in batch], self.renderer.pad_id)
+            found = self.read(self.model, [rows[index] for index in batch], self.renderer.pad_id)
             for index, value in zip(batch, found.tolist(), strict=True):
                 scores[index] = value
         return scores

@@ -8,7 +8,7 @@ T tokens of a packed sequence, N tokens of all answers, A answers, H hidden size
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def answer_logprobs(model: Any, batch: Mapping[str, Any]) -> Tensor:
     place of its output layer, where wrappers have that layer's weights gathered and autocast is on.
     """
     with _projecting(_unwrapped(model).get_output_embeddings(), batch["answer_ids"]):
-        output = _run(model, batch, logits_to_keep=batch["read"])
+        output = run_packed(model, batch, logits_to_keep=batch["read"])
     logprobs_N: Tensor = output.logits[0, :, 0]
     return logprobs_N
 
@@ -47,9 +47,14 @@ def answer_sums(model: Any, batch: Mapping[str, Any]) -> Tensor:
 
 def answer_scores(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """Return a sequence classifier's score of each answer of `pack_ends`' batch, [A], float32."""
-    hidden_1TH = _run(model, batch, output_hidden_states=True).hidden_states[-1]
+    hidden_1TH = run_packed(model, batch, output_hidden_states=True).hidden_states[-1]
     scores_A: Tensor = head_of(model)(hidden_1TH[0, batch["read"]]).squeeze(-1).float()
     return scores_A
+
+
+def row_scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int = 0) -> Tensor:
+    """Return a sequence classifier's score at the end of each row of ids, [A]; packed rows need no padding."""
+    return answer_scores(model, placed(pack_ends([((), (row,)) for row in rows]), model.device))
 
 
 def placed(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -100,6 +105,15 @@ def use_packing(model: Any, name: str) -> Any:
     return model
 
 
+def packs(model: Any) -> bool:
+    """Switch a model to packed attention if it gives the same that way, and tell whether it does."""
+    try:
+        use_packing(model, "")
+    except InputError:
+        return False
+    return True
+
+
 TRIED: list[Row] = [([1, 5, 3, 8], [[7, 2, 9], [4, 6, 1, 3]]), ([9, 2], [[6, 5], [8, 8, 1]])]
 """What a model is tried on."""
 
@@ -145,7 +159,8 @@ def _refusal(name: str, model: Any, why: str) -> InputError:
     )
 
 
-def _run(model: Any, batch: Mapping[str, Any], **options: Any) -> Any:
+def run_packed(model: Any, batch: Mapping[str, Any], **options: Any) -> Any:
+    """Return what a model, or its trunk, makes of a packed batch."""
     return model(
         **{name: batch[name] for name in INPUTS},
         # Four dimensions mean a finished mask: none is built, and packed attention reads none.

@@ -23,7 +23,7 @@ from transformers import (
 from cai.errors import InputError
 from cai.train import readout
 from cai.train.packing import pack_ends, pack_tokens
-from cai.train.readout import answer_logprobs, answer_scores, answer_sums, evaluating, placed, use_packing
+from cai.train.readout import answer_logprobs, answer_scores, answer_sums, evaluating, packs, placed, use_packing
 from tests.engines import tiny
 from tests.train.test_packed_attention import ROWS, SHAPE, alone, made
 
@@ -38,6 +38,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a recurrent model": (MambaConfig(vocab_size=97, hidden_size=48, num_hidden_layers=1, state_size=4), "Mamba"),
     "biases by distance": (BloomConfig(vocab_size=97, hidden_size=48, n_layer=1, n_head=6), "Bloom"),
 }
+
+
+def test_a_model_packs_or_stays_as_it_is() -> None:
+    model, other = tiny.llama(), made(REFUSED["a recurrent model"][0])
+    before = other.config._attn_implementation
+    assert (packs(model), packs(other)) == (True, False)
+    assert (model.config._attn_implementation, other.config._attn_implementation) == ("cai_packed", before)
 
 
 @pytest.mark.parametrize("why", REFUSED)

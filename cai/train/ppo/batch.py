@@ -4,13 +4,13 @@ Responses are padded on the right and lie in columns of their own: column t is t
 length of its prompt. Every process holds the whole batch (some hundred kilobytes), so whitening, metrics and the split
 into minibatches need no communication and don't depend on how many processes there are.
 
-Shapes: B rows, T tokens of the longest response, L tokens of the longest prompt and response, N valid response tokens.
+Shapes: B rows, T tokens of the longest response, N valid response tokens.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ from cai.losses.gae import gae
 from cai.losses.kl import k3, shaped_rewards
 from cai.losses.logprobs import masked_sum, masked_whiten
 from cai.storage import seed_from
+from cai.train.packing import pack_tokens
 from cai.train.ppo.config import PPOConfig
+from cai.train.readout import placed
 from cai.types import Dialogue
 
 
@@ -49,37 +51,36 @@ class Sample:
 
 
 class Inputs(NamedTuple):
-    """What one forward pass reads.
+    """What one forward pass reads: prompts with their answers end to end, without padding.
 
-    Prompts (7, 8) and (9), answers (1, 2, 3) and (4, 5), padding 0:
+    Prompts (7, 8) and (9), answers (1, 2, 3) and (4, 5):
 
-        ids_BL            [[7, 8, 1, 2, 3], [9, 4, 5, 0, 0]]
-        prompt_lengths_B  [2, 1]
-        mask_BT           [[1, 1, 1], [1, 1, 0]]
-
-    Token t of row b stands at ids[b, prompt_length + t]; the hidden state that predicts it is one place before. Padding
-    comes after all that may see it, so causal attention needs no mask.
+        packed   input_ids     [[7, 8, 1, 2, 9, 4]]    an answer's last token is predicted, never read
+                 position_ids  [[0, 1, 2, 3, 0, 1]]
+                 layout        ((2, (2,)), (1, (1,)))
+                 read          [1, 2, 3, 4, 5]         the states that predict ...
+                 answer_ids    [1, 2, 3, 4, 5]         ... these tokens
+        mask_BT  [[1, 1, 1], [1, 1, 0]]                where those stand in the answers' own columns
     """
 
-    ids_BL: Tensor
-    """int64"""
-    prompt_lengths_B: Tensor
-    """int64"""
+    packed: dict[str, Any]
+    """As `cai.train.packing.pack_tokens` makes it."""
     mask_BT: Tensor
     """bool: true on the response's tokens."""
+    pad_id: int
+    """Fills up the rows of a model that can't be packed."""
 
     def to(self, device: torch.device) -> "Inputs":
         """Return the same on a device."""
-        return Inputs(*(tensor.to(device) for tensor in self))
+        return self._replace(packed=placed(self.packed, device), mask_BT=self.mask_BT.to(device))
 
 
 def make_inputs(samples: Sequence[Sample], pad_id: int) -> Inputs:
-    """Return the samples' prompts and answers side by side, padded on the right."""
-    rows = [torch.tensor(sample.prompt_ids + sample.answer_ids) for sample in samples]
+    """Return the samples' prompts and answers as one sequence."""
     return Inputs(
-        ids_BL=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id),
-        prompt_lengths_B=torch.tensor([len(sample.prompt_ids) for sample in samples]),
+        packed=pack_tokens([(sample.prompt_ids, [sample.answer_ids]) for sample in samples]),
         mask_BT=response_mask([len(sample.answer_ids) for sample in samples]),
+        pad_id=pad_id,
     )
 
 
@@ -120,6 +121,8 @@ class Batch:
     """bool: false for answers that are left out of the losses."""
     kl_in_loss: float = 0.0
     """Weight of the KL penalty in the policy's loss; 0 where the rewards have it."""
+    weights_BT: Tensor | None = None
+    """Importance weights of the policy's loss; None are 1."""
 
     @property
     def tokens_B(self) -> Tensor:
@@ -130,7 +133,8 @@ class Batch:
     def kl_per_answer(self) -> float:
         """KL(policy || reference) in nats, mean over answers, by k3: never negative."""
         kl_BT = k3(self.logprobs_BT, self.ref_logprobs_BT)
-        return float(masked_sum(kl_BT, self.mask_BT)) / len(self.samples)
+        weighed_BT = kl_BT if self.weights_BT is None else kl_BT * self.weights_BT
+        return float(masked_sum(weighed_BT, self.mask_BT)) / len(self.samples)
 
 
 def make_batch(

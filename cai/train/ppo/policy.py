@@ -9,9 +9,12 @@ once, which gives the same bits. Sampling uses a bfloat16 copy, written anew bef
 update never reads what it thinks of its tokens. A LoRA policy's base is frozen, so it is loaded in bfloat16 and is
 sampled from in place, as a float32 policy is.
 
+Rows are read packed (`cai.train.packing`): each token once, and no padding. A model that can't be packed reads them
+side by side, padded on the right.
+
 Left out: models whose logits are more than the head's product (soft-capped, scaled); they are refused.
 
-Shapes: as in `batch`; H hidden size, V vocabulary.
+Shapes: as in `batch`; S tokens of a packed sequence, L of its longest row, H hidden size, V vocabulary.
 """
 
 import contextlib
@@ -27,9 +30,11 @@ from cai.engines.embedded import resolve_model
 from cai.engines.network import SCALED_LOGITS
 from cai.errors import EngineError, InputError, Problem
 from cai.losses.logprobs import TILE, entropy_from_logits, projected_logprobs
+from cai.train import packed_attention
 from cai.train.common import wants_bf16
-from cai.train.ppo.batch import Inputs
+from cai.train.ppo.batch import Inputs, response_mask
 from cai.train.ppo.config import PPOConfig
+from cai.train.readout import packs, run_packed
 
 
 class PolicyWithValue(nn.Module):
@@ -81,16 +86,24 @@ def response_logprobs(
     policy: nn.Module, inputs: Inputs, *, temperature: float, bf16: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return the hidden states that predict the response's tokens, `hidden_NH`, and these tokens' `logprobs_N`."""
-    causal = causal_of(policy)
-    steps = torch.arange(inputs.mask_BT.shape[1], device=inputs.mask_BT.device)
-    rows_N = inputs.mask_BT.nonzero()[:, 0]
-    places_N = (inputs.prompt_lengths_B[:, None] - 1 + steps)[inputs.mask_BT]
-    with torch.autocast(inputs.ids_BL.device.type, dtype=torch.bfloat16, enabled=bf16):
-        # Right padding comes after all that may see it: no mask is needed.
-        hidden_BLH = causal.base_model(input_ids=inputs.ids_BL, use_cache=False).last_hidden_state
-        hidden_NH = hidden_BLH[rows_N, places_N]
-        labels_N = inputs.ids_BL[rows_N, places_N + 1]
-        return hidden_NH, projected_logprobs(hidden_NH, head_of(causal).weight, labels_N, temperature=temperature)
+    causal, packed = causal_of(policy), inputs.packed
+    with torch.autocast(inputs.mask_BT.device.type, dtype=torch.bfloat16, enabled=bf16):
+        hidden_NH = _hidden(causal, inputs)[packed["read"]]
+        head_VH = head_of(causal).weight
+        return hidden_NH, projected_logprobs(hidden_NH, head_VH, packed["answer_ids"], temperature=temperature)
+
+
+def _hidden(causal: Any, inputs: Inputs) -> Tensor:
+    """Return the last hidden states of the sequence, `hidden_SH`."""
+    packed = inputs.packed
+    if causal.config._attn_implementation == packed_attention.NAME:
+        return cast(Tensor, run_packed(causal.base_model, packed).last_hidden_state[0])
+    lengths = [prompt + sum(answers) for prompt, answers in packed["layout"]]
+    rows = packed["input_ids"][0].split(lengths)
+    # Padding comes after all that may see it, so causal attention needs no mask.
+    ids_BL = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=inputs.pad_id)
+    hidden_BLH = causal.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+    return cast(Tensor, hidden_BLH[response_mask(lengths).to(ids_BL.device)])
 
 
 def _entropy(hidden_NH: Tensor, head_VH: Tensor, *, temperature: float, bf16: bool) -> Tensor:
@@ -113,7 +126,7 @@ def load_policy(config: PPOConfig, device: torch.device) -> PolicyWithValue:
     """Load the model that is trained, with an adapter if one is asked for."""
     bf16 = wants_bf16(config.precision)
     narrow = bf16 and config.lora is not None
-    causal = load_causal(config.model, torch.bfloat16 if narrow else torch.float32)
+    causal = load_causal(config.model, torch.bfloat16 if narrow else torch.float32, device)
     policy: nn.Module = causal if config.lora is None else with_adapter(causal, config)
     without_dropout(policy)
     if config.gradient_checkpointing:
@@ -124,8 +137,11 @@ def load_policy(config: PPOConfig, device: torch.device) -> PolicyWithValue:
     return PolicyWithValue(policy, temperature=config.temperature, bf16=bf16, entropy=entropy).to(device)
 
 
-def load_causal(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a language model by folder, hub id or ``embedded``; raises InputError for one that PPO can't score."""
+def load_causal(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Load a language model by folder, hub id or ``embedded``, switched to packed attention if that gives the same.
+
+    Raises InputError for one that PPO can't score.
+    """
     path = resolve_model(name)
     try:
         causal = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
@@ -136,6 +152,7 @@ def load_causal(name: str, dtype: torch.dtype) -> PreTrainedModel:
     if more or getattr(head_of(causal), "bias", None) is not None:
         what = f"the model's logits are more than the product with its head ({', '.join(more) or 'a bias'})"
         raise InputError(Problem(name, 0, 0, what, "use a model without that for PPO"))
+    packs(cast(Any, causal).to(device))
     return cast(PreTrainedModel, causal)
 
 
@@ -158,7 +175,7 @@ def merged(policy: PolicyWithValue, config: PPOConfig) -> PreTrainedModel:
     """Return the trained model in float32; an adapter is merged into a base that is read again, unrounded."""
     if config.lora is None:
         return causal_of(policy.policy)
-    whole: Any = with_adapter(load_causal(config.model, torch.float32), config)
+    whole: Any = with_adapter(load_causal(config.model, torch.float32, torch.device("cpu")), config)
     trained = {name: weight for name, weight in policy.policy.named_parameters() if weight.requires_grad}
     missing = set(trained) - set(whole.load_state_dict(trained, strict=False).missing_keys)
     assert missing == set(trained)
@@ -190,7 +207,7 @@ class Reference:
         """Freeze where the policy starts, or load the model that is named."""
         self._policy, self._decay = policy, config.reference_ema
         self._own_base = config.lora is not None and config.reference is None
-        self.network = policy.policy if self._own_base else _frozen(policy, config).to(device)
+        self.network = policy.policy if self._own_base else _frozen(policy, config, device)
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Return `ref_logprobs_BT` of a forward pass's inputs."""
@@ -216,12 +233,12 @@ class Reference:
             mine.lerp_(its, 1 - self._decay)
 
 
-def _frozen(policy: PolicyWithValue, config: PPOConfig) -> nn.Module:
+def _frozen(policy: PolicyWithValue, config: PPOConfig, device: torch.device) -> nn.Module:
     """Return a copy of where the policy starts, or the model that is named; made before anything is trained."""
     if config.reference is None:
         frozen = copy.deepcopy(causal_of(policy.policy))
     else:
-        frozen = load_causal(config.reference, torch.float32)
+        frozen = load_causal(config.reference, torch.float32, device)
         if len(head_of(frozen).weight) != len(head_of(causal_of(policy.policy)).weight):
             what = "the reference has another vocabulary than the policy"
             raise InputError(Problem(config.reference, 0, 0, what, "name a model with the same tokenizer"))
@@ -240,10 +257,11 @@ class Actor:
     def __init__(self, policy: PolicyWithValue, config: PPOConfig) -> None:
         """Copy the policy where sampling from it in place would be slow."""
         self._source = causal_of(policy.policy)
-        self.is_copy = policy.bf16 and config.lora is None
+        narrow = policy.bf16 and config.lora is None
+        self.is_copy = narrow or config.rollout.ahead
         self.network: nn.Module = policy.policy
         if self.is_copy:
-            self.network = _bf16_copy(self._source)
+            self.network = _copy(self._source, torch.bfloat16 if narrow else None)
 
     def refresh(self) -> None:
         """Take over the policy's weights."""
@@ -253,5 +271,7 @@ class Actor:
                     mine.copy_(its)
 
 
-def _bf16_copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).to(dtype=torch.bfloat16).requires_grad_(False).train(False)
+def _copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Return a copy, in another type if one is given; what is frozen is shared."""
+    frozen: dict[int, Any] = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+    return copy.deepcopy(model, frozen).to(dtype=dtype).requires_grad_(False).train(False)

@@ -65,9 +65,11 @@ def _build(entry: Entry, device: torch.device) -> RewardFunction:
 def preference_reward(folder: Path, device: torch.device, *, dtype: str = "float32") -> RewardFunction:
     """Return the reward of a preference model in a folder."""
     from cai.judges.preference_model import PreferenceModel
+    from cai.train.readout import packs, row_scores
 
     model = PreferenceModel.load(str(folder), dtype="bfloat16" if dtype == "bfloat16" else "float32")
-    model.model.to(device)
+    if packs(model.model.to(device)):
+        model.read = row_scores
 
     def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
         return model.score(list(zip(prompts, answers, strict=True)))

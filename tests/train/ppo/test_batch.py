@@ -16,8 +16,10 @@ PLAIN = PPOConfig(
 
 def test_inputs_of_the_docstring() -> None:
     inputs = make_inputs([sample(0, [7, 8], [1, 2, 3]), sample(1, [9], [4, 5])], pad_id=0)
-    assert inputs.ids_BL.tolist() == [[7, 8, 1, 2, 3], [9, 4, 5, 0, 0]]
-    assert inputs.prompt_lengths_B.tolist() == [2, 1]
+    assert inputs.packed["input_ids"].tolist() == [[7, 8, 1, 2, 9, 4]]
+    assert inputs.packed["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1]]
+    assert inputs.packed["layout"] == ((2, (2,)), (1, (1,)))
+    assert inputs.packed["read"].tolist() == inputs.packed["answer_ids"].tolist() == [1, 2, 3, 4, 5]
     assert inputs.mask_BT.int().tolist() == [[1, 1, 1], [1, 1, 0]]
 
 

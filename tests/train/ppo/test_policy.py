@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from cai.errors import InputError
 from cai.train.ppo.batch import Inputs, make_inputs
@@ -25,8 +25,20 @@ CPU = torch.device("cpu")
 LORA: dict[str, Any] = {"lora": {"r": 2, "alpha": 4}}
 
 
+SAMPLES = [sample(0, [7, 8, 9], [11, 12, 13, 14]), sample(1, [6], [15, 16]), sample(2, [5, 9], [3])]
+
+
 def inputs() -> Inputs:
-    return make_inputs([sample(0, [7, 8, 9], [11, 12, 13, 14]), sample(1, [6], [15, 16])], pad_id=0)
+    return make_inputs(SAMPLES, pad_id=0)
+
+
+def from_all_logits(policy: PolicyWithValue, temperature: float) -> list[torch.distributions.Categorical]:
+    """Return the distributions of each answer's tokens, one forward pass per answer."""
+    found = []
+    for one in SAMPLES:
+        logits = causal_of(policy.policy)(input_ids=torch.tensor([one.prompt_ids + one.answer_ids])).logits[0]
+        found.append(torch.distributions.Categorical(logits=logits[len(one.prompt_ids) - 1 : -1] / temperature))
+    return found
 
 
 def config(folder: Path, model: Path, **changes: Any) -> PPOConfig:
@@ -44,18 +56,63 @@ def move(policy: PolicyWithValue, by: float = 0.05) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probabilities_are_those_of_all_logits(tmp_path: Path, tiny_model_dir: Path, temperature: float) -> None:
     policy = load_policy(config(tmp_path, tiny_model_dir, temperature=temperature), CPU)
-    given = inputs()
-    logprobs_BT, values_BT = policy(given)
-    for row, (start, length) in enumerate([(3, 4), (1, 2)]):
-        ids = given.ids_BL[row : row + 1, : start + length]
-        logits = causal_of(policy.policy)(input_ids=ids).logits[0, start - 1 : -1] / temperature
-        expected = torch.log_softmax(logits, -1).gather(-1, ids[0, start:, None])[:, 0]
-        torch.testing.assert_close(logprobs_BT[row, :length], expected, atol=1e-5, rtol=0)
+    logprobs_BT, values_BT = policy(inputs())
+    for row, (one, expected) in enumerate(zip(SAMPLES, from_all_logits(policy, temperature), strict=True)):
+        ids = torch.tensor(one.answer_ids)
+        torch.testing.assert_close(logprobs_BT[row, : len(ids)], expected.log_prob(ids), atol=1e-5, rtol=0)
     assert logprobs_BT[1, 2:].tolist() == [0, 0]
-    assert torch.equal(values_BT, torch.zeros(2, 4))
+    assert torch.equal(values_BT, torch.zeros(3, 4))
 
 
-def test_padding_and_neighbours_change_nothing(tmp_path: Path, tiny_model_dir: Path) -> None:
+@pytest.mark.parametrize("options", [{}, LORA, {"gradient_checkpointing": True}])
+def test_packed_rows_give_the_values_and_gradients_of_padded_ones(
+    tmp_path: Path, tiny_model_dir: Path, options: dict[str, Any]
+) -> None:
+    policy = load_policy(config(tmp_path, tiny_model_dir, entropy_coefficient=0.1, temperature=0.7, **options), CPU)
+    move(policy)
+    torch.nn.init.normal_(policy.value_head.weight)
+    found = []
+    for kind in ("cai_packed", "sdpa"):
+        assert kind == "sdpa" or causal_of(policy.policy).config._attn_implementation == kind
+        causal_of(policy.policy).set_attn_implementation(kind)
+        tensors = policy(inputs())
+        policy.zero_grad()
+        torch.stack(tensors).square().sum().backward()
+        gradients = {name: weight.grad for name, weight in policy.named_parameters() if weight.requires_grad}
+        found.append((tensors, gradients))
+    (packed, packed_slopes), (padded, padded_slopes) = found
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+    largest = max(float(slope.abs().max()) for slope in padded_slopes.values() if slope is not None)
+    assert largest > 1
+    for name, slope in packed_slopes.items():
+        torch.testing.assert_close(slope, padded_slopes[name], atol=1e-5 * largest, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["the policy", "a named reference"])
+def test_no_padding_is_read(tmp_path: Path, tiny_model_dir: Path, kind: str) -> None:
+    given = config(tmp_path, tiny_model_dir, reference=str(tiny_model_dir))
+    policy = load_policy(given, CPU)
+    read: list[int] = []
+    scorer: Any = policy if kind == "the policy" else Reference(policy, given, CPU)
+    network = causal_of(policy.policy if kind == "the policy" else scorer.network)
+    network.get_input_embeddings().register_forward_hook(lambda _, args, __: read.append(args[0].numel()))
+    scorer(inputs())
+    assert read == [sum(len(one.prompt_ids) + len(one.answer_ids) - 1 for one in SAMPLES)]
+
+
+def test_a_model_that_cannot_be_packed_reads_padded_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "mamba"
+    MambaForCausalLM(MambaConfig(vocab_size=97, hidden_size=48, num_hidden_layers=1, state_size=4)).save_pretrained(
+        folder
+    )
+    policy = load_policy(config(tmp_path, folder), CPU)
+    logprobs_BT, _ = policy(inputs())
+    for row, (one, expected) in enumerate(zip(SAMPLES, from_all_logits(policy, 1.0), strict=True)):
+        ids = torch.tensor(one.answer_ids)
+        torch.testing.assert_close(logprobs_BT[row, : len(ids)], expected.log_prob(ids), atol=1e-5, rtol=0)
+
+
+def test_neighbours_change_nothing(tmp_path: Path, tiny_model_dir: Path) -> None:
     policy = load_policy(config(tmp_path, tiny_model_dir), CPU)
     torch.nn.init.normal_(policy.value_head.weight)
     together = policy(inputs())
@@ -117,7 +174,7 @@ def test_a_head_that_is_more_than_a_product_is_refused(tmp_path: Path) -> None:
     model.config.final_logit_softcapping = 30.0
     model.save_pretrained(tmp_path / "capped")
     with pytest.raises(InputError, match="final_logit_softcapping"):
-        load_causal(str(tmp_path / "capped"), torch.float32)
+        load_causal(str(tmp_path / "capped"), torch.float32, CPU)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -165,15 +222,12 @@ def test_entropy_is_that_of_all_logits_and_comes_with_gradients_only(
     tmp_path: Path, tiny_model_dir: Path, temperature: float
 ) -> None:
     policy = load_policy(config(tmp_path, tiny_model_dir, entropy_coefficient=0.1, temperature=temperature), CPU)
-    given = inputs()
-    _, _, entropy_BT = policy(given)
-    for row, (start, length) in enumerate([(3, 4), (1, 2)]):
-        ids = given.ids_BL[row : row + 1, : start + length]
-        logits = causal_of(policy.policy)(input_ids=ids).logits[0, start - 1 : -1] / temperature
-        expected = torch.distributions.Categorical(logits=logits).entropy()
-        torch.testing.assert_close(entropy_BT[row, :length], expected, atol=1e-5, rtol=0)
+    _, _, entropy_BT = policy(inputs())
+    for row, expected in enumerate(from_all_logits(policy, temperature)):
+        entropy_T = expected.entropy()
+        torch.testing.assert_close(entropy_BT[row, : len(entropy_T)], entropy_T, atol=1e-5, rtol=0)
     with torch.no_grad():
-        assert len(policy(given)) == 2
+        assert len(policy(inputs())) == 2
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -1,12 +1,22 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cai.errors import InputError
+from cai.judges.preference_model import PreferenceModel
 from cai.train.rewards.config import CheckerReward, EnsembleReward, FunctionReward, ModelReward
-from cai.train.rewards.sources import Ensemble, build_rewards, check_sources, checker_reward, find_function
+from cai.train.rewards.sources import (
+    Ensemble,
+    build_rewards,
+    check_sources,
+    checker_reward,
+    find_function,
+    preference_reward,
+)
 from cai.types import Message
+from tests.judges.test_preference_model import classifier
 
 PROMPTS = [(Message("user", "Say something."),)] * 2
 
@@ -65,3 +75,20 @@ def test_models_checkers_and_functions_are_added_up(
         assert parts["first"] != parts["model"]
         assert parts["ensemble"] == min(parts["first"], parts["model"])
         assert score.total == pytest.approx(parts["ensemble"] + 10 * passes)
+
+
+def test_a_preference_model_reads_its_rows_packed(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = classifier(tiny_model_dir, tmp_path / "model")
+    padded, packed = PreferenceModel.load(str(folder)), PreferenceModel.load(str(folder))
+    prompts = [(Message("user", text),) for text in ("Say something.", "Say it again, please.")]
+    answers = ["Yes.", "No, I would rather not say that again."]
+    expected = padded.score(list(zip(prompts, answers, strict=True)))
+    monkeypatch.setattr(PreferenceModel, "load", lambda *_, **__: packed)
+    reward = preference_reward(folder, torch.device("cpu"))
+    read: list[int] = []
+    table: Any = packed.model.get_input_embeddings()
+    table.register_forward_hook(lambda _, args, __: read.append(args[0].numel()))
+    assert reward(prompts, answers) == pytest.approx(expected, abs=1e-5)
+    assert read == [sum(len(packed._ids(*pair)) for pair in zip(prompts, answers, strict=True))]
