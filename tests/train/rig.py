@@ -1,25 +1,15 @@
-"""Small parts for the tests of the trainers over fixed rows; run as a script, it is a training in its own process.
-
-    python tests/train/rig.py CONFIGS.json [STEP]
-
-The file maps kinds of training to their configs. The process dies right after this step's checkpoint.
-"""
+"""Small parts for the tests of the trainers over fixed rows."""
 
 import json
-import os
 import random
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import TrainerCallback
 
-from cai.train import hf
 from cai.train.configs import DPOConfig, EpochsConfig, RewardConfig, SFTConfig
 from cai.train.dpo import run_dpo
 from cai.train.reward import run_reward
@@ -102,38 +92,3 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
     """Return the largest difference of two sets of weights."""
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
-
-
-class Dies(TrainerCallback):
-    """Ends the process after a step, once its checkpoint is marked."""
-
-    step = 0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Die like a process that is killed."""
-        if self.step and state.global_step == self.step:
-            os._exit(9)
-
-
-def main() -> None:
-    """Train in this process, or in the several that the launcher asked for."""
-    from cai.processes import become_many
-
-    become_many()
-    torch.set_num_threads(1)
-    path, *step = sys.argv[1:]
-    Dies.step = int(step[0]) if step else 0
-    before = hf.CountedTrainer.__init__
-
-    def with_death(self: hf.CountedTrainer, *args: Any, **kwargs: Any) -> None:
-        before(self, *args, **kwargs)
-        self.add_callback(Dies())
-
-    hf.CountedTrainer.__init__ = with_death  # type: ignore[method-assign]
-    for kind, config in json.loads(Path(path).read_text()).items():
-        config_class, run = KINDS[kind]
-        run(config_class.model_validate(config))
-
-
-if __name__ == "__main__":
-    main()

@@ -217,18 +217,6 @@ def test_the_held_out_figures_are_those_of_the_scores(tiny_model_dir: Path, rend
     assert evaluate(model, []) == {"pairs": 0}
 
 
-def test_the_micro_batch_changes_no_weight(tiny_model_dir: Path, tmp_path: Path) -> None:
-    found = {}
-    for size in (4, 2, 1):
-        config = rig.settings("reward", tmp_path / str(size), tiny_model_dir, micro_batch=size, learning_rate=1e-4)
-        found[size], logged = rig.train("reward", config)
-        assert len(logged) == 3
-    start = AutoModelForCausalLM.from_pretrained(tiny_model_dir).model.layers[0].mlp.up_proj.weight
-    assert float((found[4]["model.layers.0.mlp.up_proj.weight"] - start.detach()).abs().max()) > 1e-4
-    assert rig.largest_difference(found[4], found[2]) <= 1e-6
-    assert rig.largest_difference(found[4], found[1]) <= 1e-6
-
-
 def test_prompts_of_the_evaluation_files_are_not_trained_on(tiny_model_dir: Path, tmp_path: Path) -> None:
     rows = [rig.pair(number) for number in range(8)]
     shouted = [{"role": "user", "content": rows[5]["prompt"][0]["content"].upper().replace(" ", "  ") + "!"}]
