@@ -60,6 +60,11 @@ class Made:
     tokens: int
     seconds: float
 
+    @property
+    def rate(self) -> float:
+        """Texts per second."""
+        return self.texts / self.seconds
+
 
 class Peer(Naive):
     """The three steps by `generate`, so many prompts at a time, each with all that stands before it."""
@@ -124,7 +129,7 @@ def ours(config: GenerateConfig, tokenizer: Any) -> Made:
 
 def report(name: str, mine: Sequence[Made], theirs: Sequence[Made]) -> bool:
     """Print a peer's line; tell whether the target is met."""
-    rates = [statistics.median(made.texts / made.seconds for made in some) for some in (mine, theirs)]
+    rates = [statistics.median(made.rate for made in some) for some in (mine, theirs)]
     speeds = [statistics.median(made.tokens / made.seconds for made in some) for some in (mine, theirs)]
     ratio = rates[0] / rates[1]
     good = ratio >= TARGET
@@ -168,9 +173,12 @@ def main() -> int:
                 critique_tokens=tokens,
             )
             found["ours"].append(ours(config, peers["handbook"].tokenizer))
+            seen = [f"ours {found['ours'][-1].rate:.2f}"]
             for name, peer in peers.items():
                 some = prompts[: batched if name == "handbook" else single]
                 found[name].append(peer.run(config, constitution, engine, some))
+                seen.append(f"{name} {found[name][-1].rate:.2f}")
+            print(f"alternation {repeat + 1}: texts/s {', '.join(seen)}", flush=True)
     print(f"bfloat16, {device.type}, {torch.get_num_threads()} threads, {count} prompts, {tokens} new tokens at most")
     met = [report(name, found["ours"], found[name]) for name in peers]
     return 0 if all(met) else 1

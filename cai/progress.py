@@ -15,6 +15,9 @@ EVERY_S = 20.0
 REDRAW_S = 0.1
 """Seconds between two states of the bar on a terminal."""
 
+SETTLE_S = 1.0
+"""Seconds before a rate is shown: the first piece of work alone says nothing."""
+
 REASONS = 3
 """Reasons for drops that a note names."""
 
@@ -54,7 +57,7 @@ class Progress:
         """
         text = f"{self.label}  {self._done}/{self.total} {self.unit}"
         made, seconds = self._done - self._before, time.monotonic() - self._start
-        if made and seconds > 0:
+        if made and seconds >= SETTLE_S:
             rate = made / seconds
             left = max(0, self.total - self._done) / rate
             shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"

@@ -44,6 +44,13 @@ def test_the_line_has_the_count_the_rate_and_the_time_left(time: Clock) -> None:
     assert bar.line() == "drafts  16/64 prompts  2.0/s  24 s left  loss 1.2"
 
 
+def test_the_first_moment_has_no_rate(time: Clock) -> None:
+    bar = Progress("drafts", 64, "prompts")
+    time.now += 0.001
+    bar.advance()
+    assert bar.line() == "drafts  1/64 prompts"
+
+
 def test_slow_work_is_told_in_seconds_each(time: Clock) -> None:
     bar = Progress("steps", 4, "steps")
     time.now += 90

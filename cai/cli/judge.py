@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cai.judges.base import Judge
     from cai.judges.build import JudgeConfig
     from cai.label.learned import LearnedWeights
+    from cai.records.answers import LabelledAnswer
     from cai.records.pairs import LabelledPair
 
 judge = typer.Typer(no_args_is_help=True, help="Judges: how far they can be trusted.")
@@ -62,7 +63,10 @@ def _judge() -> None:
 def audit(
     on: Annotated[
         list[Path],
-        typer.Option(help="Pairs that people labelled: hh-rlhf, RewardBench, the 2022 paper's, chosen and rejected."),
+        typer.Option(
+            help="Pairs that people labelled (hh-rlhf, RewardBench, the 2022 paper's, chosen and rejected), or single "
+            "answers (the paper's harmful or ethical; prompt, response, good)."
+        ),
     ],
     kind: Kinds = None,
     model: Model = None,
@@ -80,10 +84,19 @@ def audit(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a judge about pairs that people labelled, and say how often it agrees, and how sure it is when it errs."""
+    """Ask a judge about pairs that people labelled, and say how often it agrees, and how sure it is when it errs.
+
+    Of single answers it says how well the judge's scores tell good from bad.
+    """
     from cai.cli.judge_tables import show_audits, show_weights
+    from cai.records.answers import holds_answers
 
     configs = judge_configs(kind, model, config, setting)
+    if all(map(holds_answers, on)):
+        if learn_weights is not None:
+            raise InputError(Problem("--learn-weights", 0, 0, "--on holds single answers", "give labelled pairs"))
+        _audit_answers(configs, Asking.of(constitution, tag, on, limit, seed, single=True), out, as_json=as_json)
+        return
     if learn_weights is not None:
         _check_weighable(configs)
     asking = Asking.of(constitution, tag, on, limit, seed)
@@ -95,10 +108,8 @@ def audit(
             judgements[name] = _judged(name, asked, asking, principles, folder)
             audits.append(_figures(name, asked, asking, judgements[name]))
     alpha = agreement(list(judgements.values()))
-    learned = None
-    if learn_weights is not None:
-        (own,) = judgements.values()
-        learned = weights_of(own)
+    learned = None if learn_weights is None else weights_of(*judgements.values())
+    if learned is not None and learn_weights is not None:
         learned.save(learn_weights)
     if as_json:
         weights = None if learned is None else learned.to_plain()
@@ -108,6 +119,25 @@ def audit(
     show_audits(audits, alpha, console)
     if learned is not None:
         show_weights(learned, learn_weights, console)
+
+
+def _audit_answers(configs: "Mapping[str, JudgeConfig]", asking: "Asking", out: Path | None, *, as_json: bool) -> None:
+    """Print how each judge's scores tell good answers from bad. Raises InputError for a judge that only compares."""
+    from cai.cli.judge_tables import show_discriminations
+    from cai.judges.single import discrimination
+
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, asked in judges(configs, asking, out or Path(scratch)):
+            each = discrimination(asked, asking.rules, asking.answers, tags=asking.tags, seed=asking.seed, name=name)
+            if each is None:
+                fix = "name direction, pointwise or preference_model, or give pairs"
+                raise InputError(Problem("--judge", 0, 0, f"{name!r} compares answers, it scores none alone", fix))
+            found.append(each)
+    if as_json:
+        print(json.dumps({"answers": [asdict(each) for each in found]}, indent=2))
+    else:
+        show_discriminations(found, Console(highlight=False))
 
 
 @judge.command()
@@ -164,19 +194,33 @@ class Asking:
     rules: "Constitution"
     tags: tuple[str, ...]
     pairs: "Sequence[LabelledPair]"
+    answers: "Sequence[LabelledAnswer]"
+    """In place of pairs, where single answers are asked about."""
     seed: int
 
     @classmethod
-    def of(cls, constitution: str, tags: Sequence[str] | None, on: Sequence[Path], limit: int, seed: int) -> "Asking":
+    def of(
+        cls,
+        constitution: str,
+        tags: Sequence[str] | None,
+        on: Sequence[Path],
+        limit: int,
+        seed: int,
+        *,
+        single: bool = False,
+    ) -> "Asking":
         """Read the files; raises InputError."""
         from cai.constitution import check_tags, load_constitution
         from cai.processes import quiet_libraries
+        from cai.records.answers import take_answers
         from cai.records.pairs import take_pairs
 
         quiet_libraries()
         rules = load_constitution(constitution)
         check_tags(rules, tuple(tags or ()), constitution)
-        return cls(rules=rules, tags=tuple(tags or ()), pairs=take_pairs(on, limit), seed=seed)
+        pairs = [] if single else take_pairs(on, limit)
+        answers = take_answers(on, limit) if single else []
+        return cls(rules=rules, tags=tuple(tags or ()), pairs=pairs, answers=answers, seed=seed)
 
 
 def judge_configs(

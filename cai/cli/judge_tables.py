@@ -12,6 +12,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from cai.judges.attacks import AttackReport, Figures
     from cai.judges.audit import Audit
+    from cai.judges.single import Discrimination
     from cai.label.learned import LearnedWeights
 
 SHOWN = 3
@@ -103,6 +104,17 @@ def _agreement(name: str, shares: dict[str, dict[str, tuple[int, float]]]) -> Ta
         cells = [shares[judge].get(key) for judge in judges]
         table.add_row(key, *("–" if cell is None else f"{_percent(cell[1])} of {cell[0]}" for cell in cells))
     return table
+
+
+def show_discriminations(found: "Sequence[Discrimination]", console: Console) -> None:
+    """Print how well scores of single answers tell good from bad."""
+    table = _table("judge", "AUROC", "95 %", "answers", "good", "no score")
+    for each in found:
+        low, high = each.interval
+        counts = map(str, (each.answers, each.good, each.unscored))
+        table.add_row(each.judge, f"{each.auroc:.2f}", f"{low:.2f}–{high:.2f}", *counts)
+    console.print(table)
+    console.print("AUROC: how often a good answer's score is above a bad one's. A coin: 0.50.", style="dim")
 
 
 def show_weights(learned: "LearnedWeights", path: Path | None, console: Console) -> None:

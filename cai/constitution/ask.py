@@ -61,10 +61,11 @@ def revision_request(
 def comparison_request(
     shots: Sequence[ComparisonShot], principle: Principle, prompt: Dialogue, first: str, second: str
 ) -> tuple[Dialogue, int]:
-    """Return the dialogue that asks which of two answers is better, and how many of its messages all such begin with.
+    """Return the dialogue that asks which of two answers is better, and how many of its messages are examples.
 
-    It ends where the answer begins: `CHOICE`, and then the letter. The better answer of an example stands first and
-    second by turns, so that the examples teach no place, unless the example says where.
+    They are the constitution's and then the principle's own: what all questions under this principle begin with. It
+    ends where the answer begins: `CHOICE`, and then the letter. The better answer of an example stands first and second
+    by turns, so that the examples teach no place, unless the example says where.
     """
     asked = [(shot, WHICH) for shot in shots] + [(shot, principle.comparison) for shot in principle.comparison_shots]
     turns: list[Message] = []
@@ -74,7 +75,7 @@ def comparison_request(
         turns.append(Message("user", _comparison_turn((Message("user", shot.prompt),), question, *options)))
         turns.append(Message("assistant", f"{CHOICE}{letter})"))
     question = _comparison_turn(prompt, principle.comparison, first, second)
-    return (*turns, Message("user", question)), 2 * len(shots)
+    return (*turns, Message("user", question)), len(turns)
 
 
 def _comparison_turn(dialogue: Dialogue, question: str, first: str, second: str) -> str:

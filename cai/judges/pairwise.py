@@ -22,8 +22,8 @@ from cai.records.trim import to_last_sentence
 from cai.storage import seed_from
 from cai.types import Dialogue, Message
 
-WINDOW = 64
-"""Comparisons asked together."""
+WINDOW = 128
+"""Comparisons asked together: enough for several under each principle, whose examples are then read once."""
 
 THINK = "Let's think step by step: "
 """What reasons begin with; they end where the answer begins."""

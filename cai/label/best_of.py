@@ -9,27 +9,17 @@ than they are. Only people's labels, or another judge, tell by how much.
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Protocol, runtime_checkable
 
 from cai.constitution import Principle
 from cai.judges.base import Comparison, Judge
-from cai.judges.pointwise import PointwiseJudge, Rating
 from cai.judges.quoting import quoted
+from cai.judges.single import answer_scores
 from cai.label.aggregate import logit
 from cai.label.sources import Answers
 from cai.records.schema import Draft, Revision
 from cai.types import Dialogue
 
 Two = tuple[Draft | Revision, Draft | Revision]
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """A judge that gives a single answer a score, comparable with those of other answers to the same dialogue."""
-
-    def scores(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float]:
-        """Return a score per (dialogue, answer); not a number where there is none."""
-        ...
 
 
 def best_and_worst(judge: Judge, asked: Sequence[tuple[Answers, Principle]]) -> list[Two | str]:
@@ -73,11 +63,8 @@ Question = tuple[Dialogue, list[str], Principle]
 def _scores(judge: Judge, questions: Sequence[Question]) -> list[list[float]]:
     """Return a score for every answer to every question."""
     flat = [(dialogue, text, principle) for dialogue, texts, principle in questions for text in texts]
-    if isinstance(judge, PointwiseJudge):
-        found = [rating.expected if isinstance(rating, Rating) else math.nan for rating in judge.rate(flat)]
-    elif isinstance(judge, Scorer):
-        found = judge.scores([(dialogue, text) for dialogue, text, _ in flat])
-    else:
+    found = answer_scores(judge, flat)
+    if found is None:
         return _round_robin(judge, questions)
     scores = iter(found)
     return [[next(scores) for _ in texts] for _, texts, _ in questions]

@@ -1,10 +1,12 @@
-"""Rows of .jsonl, .csv and .parquet files, one after the other: neither a long file nor a long line is held whole.
+"""Rows of .jsonl (gzipped or not), .csv and .parquet files, one by one: no long file and no long line is held whole.
 
 A row that can't be read is a row too: it stands in its place in the stream, with its problem.
 """
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line, row) of a .jsonl, .csv or .parquet file; in Parquet, the line is the row's number.
+    """Yield (line, row) of a .jsonl, .jsonl.gz, .csv or .parquet file; in Parquet, the line is the row's number.
 
     Raises InputError for a file that is missing or of another kind and, after the good rows, for lines that can't be
     read.
@@ -58,21 +60,25 @@ def scan_rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
 
     Raises InputError for a file that is missing or of another kind, and where nothing more can be read.
     """
-    readers = {".jsonl": _scan_jsonl, ".csv": _scan_csv, ".parquet": _scan_parquet}
+    readers = {".jsonl": _scan_jsonl, ".jsonl.gz": _scan_jsonl, ".csv": _scan_csv, ".parquet": _scan_parquet}
+    kind = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
     if path.is_dir():
         raise InputError(Problem(str(path), 0, 0, "this is a folder", "name a file"))
-    if path.suffix.lower() not in readers:
+    if kind not in readers:
         raise InputError(Problem(str(path), 0, 0, "not a file of rows", f"use one of {', '.join(readers)}"))
     if not path.is_file():
         raise InputError(Problem(str(path), 0, 0, "no such file", "check the path"))
     try:
-        yield from readers[path.suffix.lower()](path)
+        yield from readers[kind](path)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(Problem(str(path), 0, 0, f"bad gzip: {error}", "make the file again")) from error
     except OSError as error:
         raise InputError(Problem(str(path), 0, 0, f"can't be read: {error.strerror or error}", "check it")) from error
 
 
 def _scan_jsonl(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
-    with path.open("rb") as file:
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as file:
         for number, line in _decoded(file, path):
             if isinstance(line, BadRow):
                 yield number, line
@@ -96,7 +102,7 @@ def _json_row(line: str, path: Path, number: int) -> Row | BadRow:
     return BadRow(Problem(str(path), number, column, why, fix), line[:MOST_SHOWN].rstrip("\r\n"))
 
 
-def _decoded(file: IO[bytes], path: Path) -> Iterator[tuple[int, str | BadRow]]:
+def _decoded(file: IO[bytes] | gzip.GzipFile, path: Path) -> Iterator[tuple[int, str | BadRow]]:
     """Yield the lines of a file with their numbers; one that is too long or not UTF-8 is a bad row."""
     number = 0
     while raw := file.readline(MOST_ROW + 1):

@@ -102,10 +102,10 @@ def _run_child(plan: StagePlan, lock: FolderLock) -> int:
     try:
         return _exit_code(child.wait())
     except KeyboardInterrupt:
-        # The terminal sent Ctrl-C to the child as well; a second one, or half a minute, ends the wait.
+        # The terminal sent Ctrl-C to the child as well, which finishes what is under way; a second one ends the wait.
         try:
-            child.wait(timeout=30)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            child.wait()
+        except KeyboardInterrupt:
             child.kill()
             child.wait()
         return INTERRUPTED

@@ -64,6 +64,38 @@ def test_json_has_all_figures(pairs: Path, tmp_path: Path) -> None:
     assert all(json.loads(line)["prob"] > 0.5 for line in kept)
 
 
+class Long:
+    """Scores single answers by their length."""
+
+    name, model, by_principle = "direction", "none", False
+
+    def scores(self, answers: list[tuple[object, str]]) -> list[float]:
+        return [float(len(text)) for _, text in answers]
+
+
+def test_single_answers_are_audited_by_their_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {"direction": Long, "contrastive": LengthJudge}
+    monkeypatch.setattr("cai.judges.build.build_judge", lambda config, *args, **kwargs: made[config.kind]())
+    monkeypatch.setattr("cai.engines.build.build_engine", lambda config: None)
+    path = tmp_path / "answers.jsonl"
+    rows = [{"prompt": f"Q{n}", "response": "a" * n, "good": n > 10} for n in range(1, 21)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, said, _ = run("--on", path, "--json")
+    assert code == 0
+    [found] = json.loads(said)["answers"]
+    assert (found["auroc"], found["answers"], found["good"]) == (1.0, 20, 10)
+    code, said, _ = run("--on", path)
+    assert code == 0
+    assert "direction" in said
+    assert "1.00" in said
+    code, _, told = run("--on", path, "--judge", "contrastive")
+    assert code == 2
+    assert "'contrastive' compares answers, it scores none alone; name direction" in told
+    code, _, told = run("--on", path, "--learn-weights", tmp_path / "w.json")
+    assert code == 2
+    assert "--on holds single answers" in told
+
+
 def test_what_is_wrong_is_told_before_a_model_is_loaded(pairs: Path, tmp_path: Path) -> None:
     assert run("--on", pairs, "--judge", "oracle")[0] == 2
     code, _, told = run("--on", tmp_path / "none.jsonl")

@@ -81,7 +81,7 @@ def test_examples_of_comparisons_prefer_no_place() -> None:
     own = ComparisonShot(prompt="Mine", chosen="yes", rejected="no")
     principle = PRINCIPLE.model_copy(update={"comparison_shots": (own,)})
     dialogue, shared = comparison_request(shots, principle, PROMPT, "one {first}", "two")
-    assert shared == 8
+    assert shared == len(dialogue) - 1 == 10
     assert [turn.content for turn in dialogue[1:10:2]] == [f"{CHOICE}{letter})" for letter in "ABABA"]
     for n, turn in enumerate(dialogue[0:8:2]):
         assert f"({'B' if n % 2 else 'A'}) good{n}" in turn.content

@@ -211,10 +211,10 @@ def test_examples_show_their_reasons_where_reasons_are_asked_for() -> None:
     principle = KIND.model_copy(update={"comparison_shots": (without, own)})
     item = replace(comparison("one", "two"), principle=principle)
     plain, shared = choice_request([with_reasons, without], item, swapped=False)
-    assert (len(plain), shared) == (9, 4)
+    assert (len(plain), shared) == (9, 8)
     assert plain[1].content == f"{CHOICE}A)"
     thinking, shared = choice_request([with_reasons, without], item, swapped=False, thinking=True)
-    assert (len(thinking), shared) == (5, 2)
+    assert (len(thinking), shared) == (5, 4)
     assert [turn.content for turn in thinking[1:4:2]] == [
         f"{THINK}Good is kind.\n{CHOICE}A)",
         f"{THINK}B shouts.\n{CHOICE}A)",

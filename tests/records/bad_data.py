@@ -108,7 +108,11 @@ CASES: dict[str, Case] = {
     # Files of which nothing can be used.
     "UTF-16": Case(GOOD.decode().encode("utf-16"), 1, "not UTF-8", rejected=0),
     "gzip under another name": Case(gzip.compress(GOOD), 1, "not UTF-8", rejected=0),
-    "gzip bomb": Case(gzip.compress(b"a" * 50_000_000), 0, "not a file of rows", "p.jsonl.gz", 0),
+    "gzip bomb": Case(
+        gzip.compress(GOOD + b"a" * 50_000_000 + b"\n" + AFTER), 3, "a line of more than 8 MiB", "p.jsonl.gz"
+    ),
+    "gzip that was cut": Case(gzip.compress(GOOD)[:-12], 0, "bad gzip", "p.jsonl.gz", 0),
+    "no gzip": Case(GOOD, 0, "bad gzip", "p.jsonl.gz", 0),
     "zlib bomb under another name": Case(zlib.compress(b"a" * 50_000_000), 1, "not UTF-8", rejected=0),
     "empty": Case(b"", 0, "no prompts", rejected=0),
     "blank lines": Case(b"\n \n", 0, "no prompts", rejected=0),

@@ -175,7 +175,10 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     assert complaints(tmp_path / "folder.jsonl")[0].startswith(": this is a folder; ")
     assert complaints(tmp_path / "none.jsonl")[0].startswith(": no such file; ")
-    assert complaints(file(tmp_path, GOOD, "p.txt"))[0] == ": not a file of rows; use one of .jsonl, .csv, .parquet"
+    assert (
+        complaints(file(tmp_path, GOOD, "p.txt"))[0]
+        == ": not a file of rows; use one of .jsonl, .jsonl.gz, .csv, .parquet"
+    )
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])

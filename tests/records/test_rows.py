@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -23,6 +24,19 @@ def test_bad_rows_stand_in_their_place_among_the_good_ones(tmp_path: Path) -> No
     assert [(line, row) for line, row in found if not isinstance(row, BadRow)] == [(1, {"a": 1}), (6, {"a": 2})]
     bad = [row for _, row in found if isinstance(row, BadRow)]
     assert [(row.problem.line, row.raw) for row in bad] == [(2, "{"), (4, "\ufffd"), (5, "[]")]
+
+
+def test_a_gzipped_file_is_read_as_the_plain_one(tmp_path: Path) -> None:
+    content = b'\xef\xbb\xbf{"a": 1}\n{\n\n{"a": "caf\xc3\xa9"}\n'
+    plain, packed = write(tmp_path, content), write(tmp_path, gzip.compress(content), "a.jsonl.GZ")
+    found = [
+        [(line, row.problem.problem if isinstance(row, BadRow) else row) for line, row in scan_rows(path)]
+        for path in (plain, packed)
+    ]
+    assert found[0] == found[1]
+    assert [line for line, _ in found[1]] == [1, 2, 4]
+    with pytest.raises(InputError, match=r"a\.csv\.gz: not a file of rows; use one of \.jsonl, \.jsonl\.gz, "):
+        list(scan_rows(write(tmp_path, gzip.compress(content), "a.csv.gz")))
 
 
 def test_reading_raises_after_the_good_rows(tmp_path: Path) -> None:
