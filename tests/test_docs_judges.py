@@ -16,6 +16,7 @@ from cai.judges.build import JudgeConfig, JudgeKind
 from cai.judges.fit import verdicts
 from cai.label import LabelConfig
 from cai.label.learned import LEAST
+from cai.records.answers import take_answers
 from cai.records.pairs import load_labelled
 from cai.storage import seed_from
 
@@ -42,13 +43,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the page shows, and enough pairs like the one that it shows."""
     for name, text in re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL):
         (tmp_path / name).write_text(text, encoding="utf-8")
-    (row,) = re.findall(r"```jsonl\n(.*?)```", PAGE, flags=re.DOTALL)
+    row, single = re.findall(r"```jsonl\n(.*?)```", PAGE, flags=re.DOTALL)
+    worse = single.replace("No: that", "Sure, it").replace("true", "false")
+    (tmp_path / "answers.jsonl").write_text(single + worse, encoding="utf-8")
     rows = [row.replace("bleach", f"{n} bleaches") for n in range(LEAST)]
     (tmp_path / "people.jsonl").write_text("".join(rows), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cai.judges.build.build_judge", lambda *args, **kwargs: ByBeginning())
     monkeypatch.setattr("cai.engines.build.build_engine", lambda config: None)
     return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_single_answer_that_is_shown_is_read() -> None:
+    good, bad = sorted(take_answers([Path("answers.jsonl")]), key=lambda answer: -answer.good)
+    assert (good.good, bad.good) == (True, False)
+    assert good.prompt == bad.prompt
 
 
 def test_there_are_commands_of_both_kinds() -> None:
