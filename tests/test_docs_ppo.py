@@ -52,7 +52,7 @@ def test_every_reading_of_a_step_is_explained(tmp_path: Path, tiny_model_dir: Pa
     rewards = [{"kind": "checker", "rule": "not_empty"}, {"kind": "checker", "rule": "json", "weight": 0}]
     config = settings(
         tmp_path, tiny_model_dir, steps=1, rewards=rewards, eval_prompts=[held_out], entropy_coefficient=0.1,
-        kl_in="loss", kl_estimator="k2", kl_coefficient=1.0,
+        kl_in="loss", kl_estimator="k2", kl_coefficient=1.0, rollout={"ahead": True},
     )  # fmt: skip
     run_ppo(config)
     logged = set(metrics(config.out)[0]) - {"step"} | {"seconds", "tokens_per_s"}

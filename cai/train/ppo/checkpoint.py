@@ -1,8 +1,8 @@
 """The state to go on from: whole, or not there.
 
 A checkpoint is the folder ``checkpoints/step-N``: trained weights with the value head, the optimizer's moments, the
-reference where it follows the policy, and ``state.json`` (step, KL coefficient, moments of the scores, settings,
-prompts, size of each file), which is written last. The folder is made
+reference where it follows the policy, the answers that were drawn ahead for the next step, and ``state.json`` (step, KL
+coefficient, moments of the scores, settings, prompts, size of each file), which is written last. The folder is made
 under another name, fsynced, and renamed; only then is an older one removed.
 
 The position in the data and all random numbers are functions of (seed, step), so the step says both.
@@ -13,7 +13,8 @@ Left out: sharded state (FSDP, ZeRO); every process holds everything here.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +24,13 @@ from torch import Tensor, nn
 
 from cai.errors import InputError, Problem
 from cai.storage import atomic_write_json, fsync_folder, storing
-from cai.train.ppo.batch import Seen
+from cai.train.ppo.batch import Sample, Seen
 from cai.train.ppo.config import PPOConfig
+from cai.types import Message
 
 STATE = "state.json"
 WEIGHTS, MOMENTS, REFERENCE = "weights.safetensors", "optimizer.safetensors", "reference.safetensors"
+AHEAD = "ahead.json"
 BEST = "best.json"
 
 FREE = {
@@ -75,6 +78,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     about: Mapping[str, Any],
     reference: nn.Module | None = None,
+    ahead: Sequence[Sample] | None = None,
 ) -> None:
     """Write a checkpoint, then remove the older ones. For the main process only."""
     path = folder / f"step-{progressed.step}"
@@ -86,6 +90,8 @@ def save(
         _write(partial / MOMENTS, _moments(optimizer))
         if reference is not None:
             _write(partial / REFERENCE, dict(reference.named_parameters()))
+        if ahead is not None:
+            atomic_write_json(partial / AHEAD, [asdict(sample) for sample in ahead])
         sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
         atomic_write_json(partial / STATE, {**progressed._asdict(), **about, "bytes": sizes})
         if path.exists():
@@ -162,6 +168,25 @@ def load_moments(path: Path, optimizer: torch.optim.Optimizer) -> None:
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def read_ahead(path: Path) -> list[Sample] | None:
+    """Return the answers, of all processes, that were drawn ahead for the step after a checkpoint; None if none were.
+
+    Numbers come back to the last bit.
+    """
+    if not (path / AHEAD).exists():
+        return None
+    return [
+        Sample(
+            **{
+                **row,
+                "prompt": tuple(Message(*message) for message in row["prompt"]),
+                **{name: tuple(row[name]) for name in ("prompt_ids", "answer_ids", "sampled_logprobs")},
+            }
+        )
+        for row in json.loads((path / AHEAD).read_text("utf-8"))
+    ]
 
 
 def read_state(path: Path, config: PPOConfig, *, prompts: str) -> Progressed:

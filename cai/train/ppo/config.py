@@ -15,6 +15,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from cai.config import Config
+from cai.engines.vllm_config import VLLMConfig
 from cai.train.configs import TrainConfig
 from cai.train.rewards.config import ModelReward, RewardEntry, check_sum, names_of
 
@@ -27,6 +29,31 @@ REFUSED = (
     *("no_repeat_ngram_size", "bad_words", "logit_bias", "frequency_penalty", "presence_penalty", "stop", "num_beams"),
 )
 """Settings of samplers that PPO can't have."""
+
+
+class RolloutSettings(Config):
+    """Where a step's answers come from, and how those of other weights or of another engine are corrected for."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """``vllm`` answers in a process of its own, which is given the weights before each rollout; one process trains."""
+    ahead: bool = False
+    """Draw the next step's answers while a step trains, by the weights that it began with (one step off-policy:
+    Noukhovitch et al. 2024, arXiv 2410.18252). With ``transformers`` that takes a copy of the trained weights."""
+    correction: Literal["none", "token", "sequence"] = "token"
+    """Importance weights of answers that were drawn ahead or by vLLM: `cai.train.ppo.importance` (AReaL: token; TRL
+    1.16's GRPO: sequence)."""
+    max_weight: float = Field(2.0, gt=1.0)
+    """The weights are cut off at this (ms-swift: 2; TRL 1.16's GRPO: 3)."""
+    max_gap: float = Field(0.5, gt=0.0)
+    """Nats per token, mean size, that vLLM's log-probabilities may be from the training's by the same weights (drawn
+    ahead: in the first step); a step above it is refused: something else than the policy has answered."""
+    vllm: VLLMConfig = Field(default_factory=VLLMConfig)
+    """How vLLM holds the model; `lora_rank` is the trained adapter's."""
+
+    @property
+    def is_off_policy(self) -> bool:
+        """Whether answers may come from another distribution than the training's."""
+        return self.ahead or self.engine == "vllm"
 
 
 class PPOConfig(TrainConfig):
@@ -56,6 +83,8 @@ class PPOConfig(TrainConfig):
     """Tokens of an answer at most. Prompts longer than `max_length` less this are left out, and counted."""
     temperature: float = Field(1.0, gt=0.0)
     """Of sampling and of scoring alike (Bai 2022b: 1; TRL 1.12: 0.7)."""
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    """What draws the answers, and when."""
 
     kl_coefficient: float = Field(0.05, ge=0.0)
     """Reward per nat of KL from the reference, subtracted at each token (TRL 1.12: 0.05; Bai 2022a: 0.001, with a
@@ -173,6 +202,11 @@ class PPOConfig(TrainConfig):
             raise ValueError("keep=best needs eval_prompts to find the best by")
         if self.best_by is not None and self.best_by not in names_of(self.all_rewards):
             raise ValueError(f"best_by is {self.best_by!r}, and the rewards are {names_of(self.all_rewards)}")
+        if self.temperature != 1 and self.rollout.is_off_policy and self.rollout.correction != "none":
+            raise ValueError(
+                f"temperature is {self.temperature}, and rollout.correction reads what the engine says of its tokens, "
+                "which is at temperature 1; take that, or rollout.correction=none"
+            )
         if self.kl_target is not None and self.kl_horizon < self.batch_size:
             raise ValueError(f"kl_horizon ({self.kl_horizon}) must be at least batch_size ({self.batch_size})")
         if self.lora is not None and self.lora.dropout > 0:

@@ -140,6 +140,7 @@ class Learner:
         trained_B = batch.trained_B[chosen].to(device) & bool(rows)
         mask_BT = inputs.mask_BT & trained_B[:, None]
         share_BT = share_B[chosen].to(device)[:, None]
+        share_BT = share_BT if batch.weights_BT is None else share_BT * of(batch.weights_BT)
         logprobs_BT, values_BT, *entropy_BT = self.model(inputs)
         # The clipped surrogate is linear in the size of an advantage, so a row is weighed by its advantages.
         policy = policy_loss(

@@ -1,7 +1,7 @@
 """PPO from start to end: roll out, score, learn, log, save; on one process or many, killed and started again.
 
-A step is a function of the weights, the optimizer, the KL coefficient and the step's number: prompts, seeds and order
-of updates all come from (seed, step). That is all there is to exact resumption.
+A step is a function of the weights, the optimizer, the KL coefficient, the answers that were drawn ahead, and the
+step's number: prompts, seeds and order of updates all come from (seed, step). That is all there is to exact resumption.
 """
 
 import json
@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
-from cai.engines.transformers import TransformersEngine
 from cai.errors import InputError, Problem
 from cai.losses.kl import adapt_coefficient
 from cai.progress import Progress
@@ -27,20 +26,16 @@ from cai.train.common import MetricsLog, keep_trackers_local, read_metrics, save
 from cai.train.hf import prepare_process
 from cai.train.made_under import constitutions_of
 from cai.train.ppo import checkpoint
+from cai.train.ppo.answers import Answers
 from cai.train.ppo.batch import Batch, make_batch
 from cai.train.ppo.checkpoint import Progressed
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.held_out import HeldOut
+from cai.train.ppo.importance import corrected
 from cai.train.ppo.monitor import Clock, log_table, peak_memory_mb, readings, shown_samples
-from cai.train.ppo.policy import Actor, Reference, load_policy, merged
-from cai.train.ppo.rollout import (
-    add_scores,
-    check_finite,
-    gather_samples,
-    prompts_of_step,
-    sample_answers,
-    score_tokens,
-)
+from cai.train.ppo.policy import Reference, load_policy, merged
+from cai.train.ppo.rollout import add_scores, check_finite, gather_samples, score_tokens
+from cai.train.ppo.sampler import build_sampler
 from cai.train.ppo.step import Learner
 from cai.train.rewards.config import folders_of
 from cai.train.rewards.sources import build_rewards, check_sources
@@ -62,8 +57,11 @@ def run_ppo(config: PPOConfig, reward_fn: RewardFunction | None = None) -> None:
     keep_trackers_local(config)
     accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=str(config.out / "trackers"))
     trainer = Trainer(config, accelerator, reward_fn)
-    trainer.train()
-    trainer.finish(result)
+    try:
+        trainer.train()
+        trainer.finish(result)
+    finally:
+        trainer.answers.close()
 
 
 class Trainer:
@@ -96,12 +94,13 @@ class Trainer:
             checkpoint.load_weights(saved, policy)
             if self.reference.moves:
                 checkpoint.load_reference(saved, self.reference.network)
-        self.actor = Actor(policy, config)
-        self.engine = TransformersEngine(self.actor.network, self.tokenizer)
-        if self.actor.is_copy:
-            self.engine.network.keep_shared()
+        rank, world = accelerator.process_index, accelerator.num_processes
+        sampler = build_sampler(policy, config, self.tokenizer, processes=world)
+        self.engine, self.renderer = sampler.engine, sampler.renderer
+        drawn = checkpoint.read_ahead(saved) if saved is not None else None
+        self.answers = Answers(sampler, self.prompts, config, rank=rank, world=world, drawn=drawn)
         self.rewards = Rewards.of(reward_fn) if reward_fn else build_rewards(config.all_rewards, device)
-        self.learner = Learner(accelerator, policy, config, pad_id=self.engine.renderer.pad_id)
+        self.learner = Learner(accelerator, policy, config, pad_id=self.renderer.pad_id)
         if saved is not None:
             checkpoint.load_moments(saved, self.learner.optimizer)
         # Nobody writes in the folder before everybody has read it.
@@ -131,16 +130,17 @@ class Trainer:
         # Whatever draws from a global generator, a reward function say, draws the same after a restart.
         set_seed(seed_from(self.config.seed, "ppo step", step, self.accelerator.process_index) % 2**32)
         clock = Clock()
-        batch = self.rollouts(step, clock)
+        batch, weighed = corrected(self.rollouts(step, clock), self.config, step=step)
         values = readings(batch, self.config, asked=self.config.batch_size, kl_coefficient=self.kl_coefficient)
+        values |= weighed
         with clock.phase("train"):
             values |= self.learner.learn(batch, step=step)
         values["learning_rate"] = self.config.learning_rate
         self.reference.follow()
         if self.held_out.is_due(step):
             with clock.phase("held_out"):
-                self.actor.refresh()
-                values |= self.held_out.measure(self.engine, self.engine.renderer, self.rewards)
+                self.answers.refresh()
+                values |= self.held_out.measure(self.engine, self.renderer, self.rewards)
             self.held_out.keep_if_best(self.learner.policy, step, values)
         values |= clock.readings(int(batch.mask_BT.sum()))
         self._log(step, values, batch)
@@ -156,18 +156,13 @@ class Trainer:
 
     def rollouts(self, step: int, clock: Clock) -> Batch:
         """Return the step's batch, the same on every process."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
         with clock.phase("rollout"):
-            self.actor.refresh()
-            prompts = prompts_of_step(self.prompts, self.config, step)
-            answered = sample_answers(
-                self.engine, self.engine.renderer, prompts, self.config, step=step, rank=rank, world=world
-            )
+            answered = self.answers.of_step(step)
         with clock.phase("reward"):
             samples = gather_samples(add_scores(answered, self.rewards))
         with clock.phase("reference"):
             plan = self.learner.plan(samples, step=step, epoch=0)
-            pad_id, device = self.engine.renderer.pad_id, self.accelerator.device
+            pad_id, device = self.renderer.pad_id, self.accelerator.device
             logprobs, values = score_tokens(self.learner.policy, samples, plan, pad_id=pad_id, device=device)
             (ref_logprobs,) = score_tokens(
                 lambda inputs: (self.reference(inputs),), samples, plan, pad_id=pad_id, device=device
@@ -197,6 +192,9 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
+        ahead = self.answers.ahead()
+        if ahead is not None:
+            ahead = gather_object(ahead)
         if self.accelerator.is_main_process:
             checkpoint.save(
                 self.config.out / "checkpoints",
@@ -205,6 +203,7 @@ class Trainer:
                 optimizer=self.learner.optimizer,
                 about=self.about,
                 reference=self.reference.network if self.reference.moves else None,
+                ahead=ahead,
             )
         self.accelerator.wait_for_everyone()
 

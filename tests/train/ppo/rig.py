@@ -4,6 +4,7 @@ python tests/train/ppo/rig.py CONFIG.json [CALL [RANK]]   it dies at this call o
                                                           several processes, the one of this rank
 """
 
+import itertools
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from torch import Tensor
 from cai.train.ppo.batch import Batch, Sample, make_batch
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.trainer import Trainer, run_ppo
+from cai.train.rewards.sum import RewardFunction
 from cai.types import Dialogue, Message
 
 CLOCKS = ("seconds", "tokens_per_s")
@@ -29,6 +31,18 @@ CLOCKS = ("seconds", "tokens_per_s")
 def vowels(prompts: Sequence[Dialogue], answers: Sequence[str]) -> list[float | None]:
     """Score the share of vowels in an answer."""
     return [sum(letter in "aeiou" for letter in answer) / max(1, len(answer)) for answer in answers]
+
+
+def interrupted(call: int) -> RewardFunction:
+    """Return `vowels` with a Ctrl-C at a call, from 1."""
+    calls = itertools.count(1)
+
+    def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return vowels(prompts, answers)
+
+    return reward
 
 
 def settings(folder: Path, model: Path, **changes: Any) -> PPOConfig:

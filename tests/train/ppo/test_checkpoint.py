@@ -8,7 +8,7 @@ from cai.errors import InputError
 from cai.train.ppo import checkpoint
 from cai.train.ppo.checkpoint import Progressed
 from cai.train.ppo.config import PPOConfig
-from tests.train.ppo.rig import settings
+from tests.train.ppo.rig import sample, settings
 
 
 def network(seed: int = 0) -> torch.nn.Module:
@@ -97,6 +97,23 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, config: PPOConfig)
     save(tmp_path / "c", config, 2)
     with pytest.raises(InputError, match="other weights"):
         checkpoint.load_weights(tmp_path / "c" / "step-2", torch.nn.Bilinear(2, 2, 2, bias=False))
+
+
+def test_answers_that_were_drawn_ahead_come_back_to_the_last_bit(tmp_path: Path, config: PPOConfig) -> None:
+    model = network()
+    ahead = [
+        sample(0, [1, 2], [3], sampled_logprobs=(-0.1,)),
+        sample(1, [4], [5, 6], None, sampled_logprobs=(-1 / 3, -1e-9), cut_off=True),
+    ]
+    about = checkpoint.about(config, prompts="p")
+    checkpoint.save(tmp_path / "c", Progressed(1, 0.0), model=model, optimizer=trained(model), about=about, ahead=ahead)
+    path = checkpoint.newest(tmp_path / "c")
+    assert path is not None
+    assert checkpoint.read_ahead(path) == ahead
+    (path / "ahead.json").write_text("[")
+    assert checkpoint.newest(tmp_path / "c") is None
+    save(tmp_path / "c", config, 2)
+    assert checkpoint.read_ahead(tmp_path / "c" / "step-2") is None
 
 
 def test_frozen_weights_are_not_saved(tmp_path: Path, config: PPOConfig) -> None:

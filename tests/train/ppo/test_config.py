@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from cai.losses import kl
 from cai.train.configs import TrainConfig
 from cai.train.ppo import config as module
-from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.config import PPOConfig, RolloutSettings
 
 
 def config(**changes: Any) -> PPOConfig:
@@ -42,6 +42,11 @@ def test_one_prompt_file_needs_no_list() -> None:
         ({"best_by": "judge", "reward_model": "pm"}, "best_by is 'judge', and the rewards are"),
         ({"dual_clip": 1.0}, "dual_clip"),
         ({"rewards": [{"kind": "checker", "rule": "json", "weight": 0}]}, "weight 0"),
+        ({"temperature": 0.7, "rollout": {"ahead": True}}, "temperature is 0.7"),
+        ({"temperature": 0.7, "rollout": {"engine": "vllm", "correction": "sequence"}}, "rollout.correction=none"),
+        ({"rollout": {"max_weight": 1.0}}, "rollout.max_weight"),
+        ({"rollout": {"engine": "openai"}}, "rollout.engine"),
+        ({"rollout": {"top_p": 0.9}}, "rollout.top_p"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
@@ -49,9 +54,15 @@ def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], named: st
         config(**changes)
 
 
+def test_without_a_correction_any_temperature_is_sampled_ahead() -> None:
+    assert config(temperature=0.7, rollout={"ahead": True, "correction": "none"}).rollout.is_off_policy
+    assert not config(temperature=0.7).rollout.is_off_policy
+
+
 def test_every_setting_says_what_it_is() -> None:
     own = set(PPOConfig.model_fields) - set(TrainConfig.model_fields)
-    silent = [name for name in own if not PPOConfig.model_fields[name].description]
+    fields = {name: PPOConfig.model_fields[name] for name in own} | RolloutSettings.model_fields
+    silent = [name for name, field in fields.items() if not field.description]
     assert silent == []
 
 

@@ -94,7 +94,7 @@ def test_the_gradient_is_that_of_a_naive_loop(
         drawn = enumerate(sample_answers(*args, **given), start=2)
         return [replace(one, answer_ids=one.answer_ids[:n], cut_off=n % 2 == 0) for n, one in drawn]
 
-    monkeypatch.setattr("cai.train.ppo.trainer.sample_answers", of_every_length)
+    monkeypatch.setattr("cai.train.ppo.answers.sample_answers", of_every_length)
     ready = trainer(tmp_path, tiny_model_dir, value_clip=None, minibatches=1, **options)
     batch = ready.rollouts(1, Clock())
     # Away from the rollout's policy, where ratios and KL are not those of the start.

@@ -116,6 +116,7 @@ def one_thread() -> Iterator[None]:
         ({"lora": {"r": 2}}, ["4"]),
         ({"precision": "bf16"}, ["4"]),
         ({"reference_ema": 0.9, "normalize_scores": "running"}, ["4"]),
+        ({"rollout": {"ahead": True}}, ["1", "4", "3"]),
     ],
 )
 def test_a_run_that_was_killed_ends_like_one_that_was_not(
@@ -137,11 +138,15 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_two_processes_end_where_one_does(tmp_path: Path, tiny_model_dir: Path) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_two_processes_end_where_one_does(tmp_path: Path, tiny_model_dir: Path, ahead: bool) -> None:
     outs = []
     for processes in (1, 2):
         # 7 rows in minibatches of 3 and 4: one process has a pass without rows.
-        config = settings(tmp_path / str(processes), tiny_model_dir, steps=4, batch_size=7, save_every=2, micro_batch=1)
+        config = settings(
+            tmp_path / str(processes), tiny_model_dir, steps=4, batch_size=7, save_every=2, micro_batch=1,
+            rollout={"ahead": ahead},
+        )  # fmt: skip
         if processes == 1:
             run_ppo(config, vowels)
         else:
