@@ -10,9 +10,12 @@ from cai.stopping import stop_if_asked, stoppable
 
 
 def test_nobody_has_asked() -> None:
+    before = signal.getsignal(signal.SIGINT)
     stop_if_asked()
     with stoppable():
         stop_if_asked()
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

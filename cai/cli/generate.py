@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cai.cli.options import ConfigFile, KeepGoing, Shard, Words, words_of
 from cai.config import load_config
 from cai.errors import InputError, Problem
 
@@ -20,22 +21,12 @@ if TYPE_CHECKING:
     from cai.generate.config import GenerateConfig
     from cai.generate.rounds import RoundView, Standing
 
-ConfigFile = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="key=value", help="Settings over those of the file; dots go into sections."),
-]
-
 
 def generate(
     settings: Words = None,
     config: ConfigFile = None,
-    shard: Annotated[
-        str | None, typer.Option(help="3/16: the third of sixteen shares, for as many starts; then `cai data merge`.")
-    ] = None,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Set bad rows of the prompts aside, in rejected.jsonl.")
-    ] = False,
+    shard: Shard = None,
+    keep_going: KeepGoing = False,
     push_to_hub: Annotated[
         str | None, typer.Option(help="owner/name: upload the rows as this data set, see `cai data export`.")
     ] = None,
@@ -63,9 +54,7 @@ def generate(
         from cai.records.hub import check_repo
 
         quiet_libraries()
-        options = [f"shard={shard}"] if shard else []
-        options += ["keep_going=true"] if keep_going else []
-        made = load_config(GenerateConfig, config, [*(settings or []), *options])
+        made = load_config(GenerateConfig, config, words_of(settings, shard=shard, keep_going=keep_going))
         if push_to_hub is not None:
             if made.shard is not None:
                 fix = "merge the shards, then cai data export --push-to-hub"

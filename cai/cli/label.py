@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cai.cli.options import ConfigFile, KeepGoing, Shard, Words, words_of
 from cai.config import load_config
 from cai.errors import InputError, Problem
 
@@ -22,17 +23,10 @@ SHOWN = 12
 
 
 def label(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="key=value", help="Settings over those of the file; dots go into sections."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
-    shard: Annotated[
-        str | None, typer.Option(help="3/16: the third of sixteen shares, for as many starts; then `cai data merge`.")
-    ] = None,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Set bad rows of the prompts aside, in rejected.jsonl.")
-    ] = False,
+    settings: Words = None,
+    config: ConfigFile = None,
+    shard: Shard = None,
+    keep_going: KeepGoing = False,
     report: Annotated[
         Path | None, typer.Option(help="Label nothing; show the labels in this folder's journals.")
     ] = None,
@@ -49,9 +43,7 @@ def label(
         from cai.processes import quiet_libraries
 
         quiet_libraries()
-        options = [f"shard={shard}"] if shard else []
-        options += ["keep_going=true"] if keep_going else []
-        run_label(load_config(LabelConfig, config, [*(settings or []), *options]))
+        run_label(load_config(LabelConfig, config, words_of(settings, shard=shard, keep_going=keep_going)))
         return
     view = _view(report)
     if as_json:

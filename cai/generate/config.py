@@ -37,6 +37,8 @@ class GenerateConfig(PromptsConfig):
     by its number. Another start with another choice makes the rows again, and no text."""
     helpful_per_prompt: int = Field(2, ge=0)
     """Answers sampled per helpful prompt; the paper's is 2."""
+    helpful_ratio: float | None = Field(None, gt=0.0)
+    """At most so many rows of helpful answers per row of a revised one, drawn by the seed; None keeps all."""
     sampling: SamplingConfig = SamplingConfig()
     critique_tokens: int = Field(128, ge=1)
     """The most tokens of a critique."""
@@ -51,5 +53,5 @@ class GenerateConfig(PromptsConfig):
     def making(self) -> dict[str, Any]:
         """The settings that decide what a record says or which there are: a folder holds records of one making."""
         after = {"out", "prompts", "constitution", "engine", "held_out", "keep_going", "shard", "budget"}
-        after |= {"keep", "train_on_thinking", "near_duplicates"}
+        after |= {"keep", "train_on_thinking", "near_duplicates", "helpful_ratio"}
         return {name: value for name, value in self.to_plain().items() if name not in after}

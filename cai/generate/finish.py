@@ -6,6 +6,7 @@ takes to write it.
 
 import contextlib
 import weakref
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from cai.records.index import Place, Records, open_table, read_at
 from cai.records.journal import rank_paths
 from cai.records.loaders import PromptSet
 from cai.records.schema import Draft, Dropped, Prompt, Record, Revision, short
-from cai.storage import AtomicFile, atomic_write_json, canonical_json, remove_parts
+from cai.storage import AtomicFile, atomic_write_json, canonical_json, remove_parts, seed_from
 
 JOURNALS = ("drafts", "critiques", "revisions")
 
@@ -134,11 +135,15 @@ def finish(config: GenerateConfig, prompts: PromptSet) -> None:
 def _write(config: GenerateConfig, answers: Answers, drops: Drops) -> int:
     """Write the rows and what is left out of them; return how many rows there are."""
     count = 0
+    last = _last_helpful(config, answers)
     with AtomicFile(config.out / "sft.jsonl") as sft, AtomicFile(config.out / f"{LEFT_OUT}.jsonl") as left_out:
-        found = ((answer, chat_row(prompt, answer)) for prompt, answer in answers.read(config.keep))
-        for answer, row, first in with_repeats(found, config.near_duplicates):
+        for answer, row, first in with_repeats(_rows(config, answers), config.near_duplicates):
+            record = None
             if first is not None:
-                record = _left_out(answer, first)
+                record = _left_out(answer, "near-duplicate of an earlier row", first)
+            elif last is not None and row["kind"] == "helpful" and _lot(config, answer) > last:
+                record = _left_out(answer, "beyond helpful_ratio")
+            if record is not None:
                 left_out.write(canonical_json(record.to_json()) + b"\n")
                 drops.add(record)
                 continue
@@ -147,6 +152,28 @@ def _write(config: GenerateConfig, answers: Answers, drops: Drops) -> int:
                 row = _with_thinking(row, answer.thinking, config.thinking)
             sft.write(json_line(row))
     return count
+
+
+def _rows(config: GenerateConfig, answers: Answers) -> Iterator[tuple[Draft | Revision, Row]]:
+    return ((answer, chat_row(prompt, answer)) for prompt, answer in answers.read(config.keep))
+
+
+def _last_helpful(config: GenerateConfig, answers: Answers) -> int | None:
+    """Return the highest lot with which a helpful row is let in; None lets all in."""
+    if config.helpful_ratio is None:
+        return None
+    revised, lots = 0, array("Q")
+    for answer, row, first in with_repeats(_rows(config, answers), config.near_duplicates):
+        if first is None and row["kind"] == "helpful":
+            lots.append(_lot(config, answer))
+        elif first is None:
+            revised += 1
+    most = min(len(lots), int(config.helpful_ratio * revised))
+    return sorted(lots)[most - 1] if most else -1
+
+
+def _lot(config: GenerateConfig, answer: Draft | Revision) -> int:
+    return seed_from(config.seed, "helpful", answer.id)
 
 
 def write_left_out(out: Path, records: Iterable[Dropped]) -> None:
@@ -177,11 +204,11 @@ def _with_thinking(row: Row, thinking: str, config: ThinkingConfig) -> Row:
     return {**row, "messages": [*turns, {**answer, "content": join_thinking(thinking, answer["content"], config)}]}
 
 
-def _left_out(answer: Draft | Revision, first: str) -> Dropped:
+def _left_out(answer: Draft | Revision, reason: str, first: str = "") -> Dropped:
     return Dropped(
         key=short(["row", answer.id, first]),
         stage="row",
         prompt=answer.prompt,
-        reason="near-duplicate of an earlier row",
+        reason=reason,
         text=answer.text,
     )

@@ -39,4 +39,5 @@ def merge_labels(folders: Sequence[Path], out: Path, *, prompts: Sequence[Path] 
         if (found[0] / name).is_file():
             with AtomicFile(out / name) as file:
                 file.write((found[0] / name).read_bytes())
-    finish(config, asked, judge=inputs["models"][-1][0])
+    name, model = inputs["models"][-1]
+    finish(config, asked, judge=(name, model), constitution=inputs["constitution"])

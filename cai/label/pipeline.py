@@ -13,6 +13,7 @@ from cai.engines.spending import Spending
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Judge, Verdict
 from cai.judges.build import build_judge
+from cai.judges.measured import measured
 from cai.label.aggregate import Vote, label_of
 from cai.label.best_of import Two, best_and_worst
 from cai.label.config import LabelConfig
@@ -97,7 +98,7 @@ def run_label(config: LabelConfig) -> None:
     wait_for_all()
     if is_main():
         check_unchanged(config.prompts, hashes)
-        finish(config, prompts, judge=judge.name)
+        finish(config, prompts, judge=(judge.name, judge.model), constitution=constitution.digest)
 
 
 def _hold(config: LabelConfig, made_from: dict[str, Any], *, models: Sequence[tuple[str, str]] | None) -> None:
@@ -245,9 +246,12 @@ class Labeller:
         )
 
 
-def finish(config: LabelConfig, prompts: PromptSet, *, judge: str) -> None:
-    """Write the rows and the figures from all processes' journals, and the settings, unless a run's stage has."""
-    figures = Figures(config.pairs.kind, judge)
+def finish(config: LabelConfig, prompts: PromptSet, *, judge: tuple[str, str], constitution: str) -> None:
+    """Write the rows and the figures from all processes' journals, and the settings, unless a run's stage has.
+
+    `judge` is its name and its model's digest.
+    """
+    figures = Figures(config.pairs.kind, judge[0])
     for answer in read_ranks(config.out, "responses").values():
         figures.add(answer)
     records = read_ranks(config.out, "preferences")
@@ -259,7 +263,9 @@ def finish(config: LabelConfig, prompts: PromptSet, *, judge: str) -> None:
             order.append((stands.place, number, record.key))
     rows = (row for _, _, key in sorted(order) for row in _rows(records[key]))
     write_rows(config.out / "pairs.jsonl", rows)
-    atomic_write_json(config.out / "summary.json", figures.result())
+    known = {each.data: str(each) for each in measured(*judge, constitution, contrasts=config.judge.contrasts)}
+    about = {"agreement_with_people": known} if known else {}
+    atomic_write_json(config.out / "summary.json", {**figures.result(), **about})
     if not (config.out / "config.json").exists():
         atomic_write_json(config.out / "config.json", config.to_plain())
     result: dict[str, Any] = {"counts": {"labels": figures.labels, "training_rows": len(order)}}

@@ -116,16 +116,18 @@ def judge_note(labels: LabelView) -> str:
     if not labels.labelled:
         return "No pair has been labelled."
     note = f"Judge: {', '.join(labels.judges)}."
-    accuracy = [(name, value) for name, value in labels.summary if "accuracy" in name]
-    measured = [f"{plain_name(name)} {value}" for name, value in accuracy if value]
-    if measured:
-        return f"{note} As measured: {'; '.join(measured)}."
     if labels.unseen:
-        return (
-            f"{note} It told {labels.unseen_right:,} of {labels.unseen:,} contrasts that were kept back from it. These "
-            "are of the model's own making: no measure of its agreement with people."
+        note += (
+            f" It told {labels.unseen_right:,} of {labels.unseen:,} contrasts that were kept back from it. These are "
+            "of the model's own making: no measure of its agreement with people."
         )
-    return f"{note} Its accuracy was not measured in this run: read the labels as this judge's opinion."
+    prefix = "agreement_with_people."
+    known = [f"{value} of {name[len(prefix) :]}" for name, value in labels.summary if name.startswith(prefix)]
+    if known:
+        return (
+            f"{note} Measured before, on what people labelled, a judge like it agreed with them in {'; '.join(known)}."
+        )
+    return f"{note} Its agreement with people was not measured: read the labels as this judge's opinion."
 
 
 def bias_note(labels: LabelView) -> str:

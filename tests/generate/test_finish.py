@@ -85,6 +85,39 @@ def test_all_is_kept_when_asked(tmp_path: Path) -> None:
     assert (tmp_path / "left_out.jsonl").read_bytes() == b""
 
 
+def test_helpful_rows_are_let_in_by_ratio_and_the_rest_kept_with_their_reason(tmp_path: Path) -> None:
+    helpful = [Prompt.of((Message("user", f"How do I cook dish {n}?"),), kind="helpful") for n in range(8)]
+    drafts: list[Record] = [
+        Draft(
+            key=f"d{n}",
+            prompt=each.id,
+            sample=0,
+            text=f"Take pan number {n} and {'stir ' * n} it.",
+            finish_reason="stop",
+            provenance=MADE_BY,
+        )
+        for n, each in enumerate(helpful)
+    ]
+
+    def kinds(name: str, **more: object) -> list[str]:
+        out = tmp_path / name
+        write(out, "revisions", revisions())
+        write(out, "drafts", drafts)
+        finish(config(out, **more), PromptSet([*helpful, *PROMPTS]))
+        return [json.loads(line)["kind"] for line in (out / "sft.jsonl").read_text().splitlines()]
+
+    assert kinds("all").count("helpful") == 8
+    # Of three revisions one is a near-duplicate: the ratio is of the two rows that are left.
+    some = kinds("some", helpful_ratio=1.5)
+    assert (some.count("helpful"), some.count("red_team")) == (3, 2)
+    left_out = of_type(read_journal(tmp_path / "some/left_out.jsonl"), Dropped)
+    assert [each.reason for each in left_out].count("beyond helpful_ratio") == 5
+    assert kinds("few", helpful_ratio=0.1).count("helpful") == 0
+    assert kinds("many", helpful_ratio=100).count("helpful") == 8
+    kinds("other", helpful_ratio=1.5, seed=1)
+    assert (tmp_path / "other/sft.jsonl").read_bytes() != (tmp_path / "some/sft.jsonl").read_bytes()
+
+
 def test_who_wrote_what_makes_no_difference(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     write(one, "revisions", revisions())

@@ -43,13 +43,17 @@ def test_abstentions_alone_are_no_measure() -> None:
 
 def test_notes_on_the_judge(run_folder: Path) -> None:
     labels = read_run(run_folder).generations[0].labels
-    assert judge_note(labels) == "Judge: contrastive. As measured: judge accuracy 0.61."
+    assert judge_note(labels) == (
+        "Judge: contrastive. Measured before, on what people labelled, a judge like it agreed with them in 61 % of 400 "
+        "pairs (95 %: 56 to 66) of hh-rlhf."
+    )
     assert plain(bias_note(labels)) == (
         "4 pairs were judged in both orders: the order alone decided the winner of 1 (25 %), and moved the probability "
         "by 5.0 points on average towards the answer shown first."
     )
-    learned = replace(labels, summary=(), unseen=19, unseen_right=15)
+    learned = replace(labels, unseen=19, unseen_right=15)
     assert "It told 15 of 19 contrasts that were kept back" in judge_note(learned)
+    assert "agreed with them in 61 %" in judge_note(learned)
     assert "was not measured" in judge_note(replace(labels, summary=()))
     nothing = read_labels([], [], {})
     assert judge_note(nothing) == "No pair has been labelled."
