@@ -93,7 +93,7 @@ case "${1:-}" in
 '') ;;
 test)
     shift
-    exec "$venv/bin/python" -m pytest -m vllm tests/engines "$@"
+    exec "$venv/bin/python" -m pytest -m vllm tests/engines tests/train/ppo "$@"
     ;;
 serve)
     shift

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from cai.config import load_config
-from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.config import PPOConfig, RolloutSettings
 from cai.train.ppo.trainer import run_ppo
 from cai.train.rewards.config import RewardEntry
 from tests.train.ppo.rig import metrics, settings
@@ -27,6 +27,27 @@ def test_the_config_loads(tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     config = load_config(PPOConfig, tmp_path / name, [])
     assert [entry.kind for entry in config.all_rewards] == ["model", "checker", "ensemble"]
+
+
+def test_the_settings_of_rollouts_are_those_that_there_are() -> None:
+    told = [name for row in rows_of("Rollouts") for name in re.findall(r"`rollout\.(\w+)`", row[0])]
+    assert sorted(told) == sorted(RolloutSettings.model_fields)
+
+
+def test_the_command_for_a_server_loads(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "ppo.yaml").write_text(text, encoding="utf-8")
+    ((recipe, name, words),) = re.findall(
+        r"^    accelerate launch (\S+) --config (\S+) (.*)$", PAGE, flags=re.MULTILINE
+    )
+    assert (ROOT / recipe).is_file()
+    config = load_config(PPOConfig, tmp_path / name, words.split())
+    assert config.rollout.engine == "vllm_server"
+    assert config.rollout.server is not None
+    (served,) = re.findall(
+        r"^    VLLM_SERVER_DEV_MODE=1 vllm serve \S+ --host (\S+) --port (\d+)$", PAGE, flags=re.MULTILINE
+    )
+    assert config.rollout.server.host == ":".join(served)
 
 
 def test_the_python_runs() -> None:

@@ -8,6 +8,7 @@ where weights 0 are the start and step t makes weights t. So what a step trains 
 and no matter of timing. The batch under way is a part of the checkpoint: its weights are gone when the run goes on.
 """
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from threading import Thread
@@ -17,6 +18,9 @@ from cai.train.ppo.batch import Sample
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.rollout import prompts_of_step, sample_answers
 from cai.train.ppo.sampler import Sampler
+
+CLOSING = 20.0
+"""Seconds to wait for what is under way when the run ends; it is never used."""
 
 
 class Answers:
@@ -64,7 +68,8 @@ class Answers:
         """Let go of what is under way, and of the engine."""
         if self._next is not None and not self._next.done():
             self._sampler.interrupt()
-            self._next.exception()
+            with contextlib.suppress(TimeoutError):
+                self._next.exception(timeout=CLOSING)
         self._next = None
         self._sampler.close()
 

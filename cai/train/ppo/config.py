@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cai.config import Config
+from cai.engines.server import ServerConfig
 from cai.engines.vllm_config import VLLMConfig
 from cai.train.configs import TrainConfig
 from cai.train.rewards.config import ModelReward, RewardEntry, check_sum, names_of
@@ -34,8 +35,9 @@ REFUSED = (
 class RolloutSettings(Config):
     """Where a step's answers come from, and how those of other weights or of another engine are corrected for."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
-    """``vllm`` answers in a process of its own, which is given the weights before each rollout; one process trains."""
+    engine: Literal["transformers", "vllm", "vllm_server"] = "transformers"
+    """``vllm`` answers in a process of its own, which is given the weights before each rollout; one process trains.
+    ``vllm_server`` is one that was started apart (`cai.train.ppo.server`), for any number of processes."""
     ahead: bool = False
     """Draw the next step's answers while a step trains, by the weights that it began with (one step off-policy:
     Noukhovitch et al. 2024, arXiv 2410.18252). With ``transformers`` that takes a copy of the trained weights."""
@@ -48,12 +50,22 @@ class RolloutSettings(Config):
     """Nats per token, mean size, that vLLM's log-probabilities may be from the training's by the same weights (drawn
     ahead: in the first step); a step above it is refused: something else than the policy has answered."""
     vllm: VLLMConfig = Field(default_factory=VLLMConfig)
-    """How vLLM holds the model; `lora_rank` is the trained adapter's."""
+    """How ``vllm`` holds the model; `lora_rank` is the trained adapter's."""
+    server: ServerConfig | None = None
+    """Where the server of ``vllm_server`` is; its tokenizer is the policy's."""
+    served: str | None = None
+    """What the server calls the model; None is its name here."""
 
     @property
     def is_off_policy(self) -> bool:
         """Whether answers may come from another distribution than the training's."""
-        return self.ahead or self.engine == "vllm"
+        return self.ahead or self.engine != "transformers"
+
+    @model_validator(mode="after")
+    def _knows_its_server(self) -> Self:
+        if (self.engine == "vllm_server") != (self.server is not None):
+            raise ValueError("engine 'vllm_server' and 'server' go together; give both, or neither")
+        return self
 
 
 class PPOConfig(TrainConfig):
@@ -202,6 +214,8 @@ class PPOConfig(TrainConfig):
             raise ValueError("keep=best needs eval_prompts to find the best by")
         if self.best_by is not None and self.best_by not in names_of(self.all_rewards):
             raise ValueError(f"best_by is {self.best_by!r}, and the rewards are {names_of(self.all_rewards)}")
+        if self.rollout.engine == "vllm_server" and self.lora is not None:
+            raise ValueError("a vllm_server is given whole weights; remove 'lora', or take rollout.engine=vllm")
         if self.temperature != 1 and self.rollout.is_off_policy and self.rollout.correction != "none":
             raise ValueError(
                 f"temperature is {self.temperature}, and rollout.correction reads what the engine says of its tokens, "

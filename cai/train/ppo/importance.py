@@ -1,6 +1,6 @@
 """Importance weights for answers that earlier weights, or another engine, have drawn.
 
-Decoupled PPO (Hilton et al. 2021, arXiv 2110.00641, section 3; for language models AReaL, Fu et al. 2025, arXiv
+Decoupled PPO (Hilton et al. 2021, arXiv 2110.00641; for language models AReaL, Fu et al. 2025, arXiv
 2505.24298) tells three policies apart. The behavior policy drew the answers. The proximal policy is where the step's
 updates begin, and the clip holds to it. The current policy is trained:
 

@@ -6,14 +6,16 @@ finetuning pays 4 bytes per weight, 2 in bfloat16, which has its copy anyway.
 
 **vLLM** holds the model a second time, in a process of its own. All weights go there before each rollout, through this
 machine's memory; of an adapter's policy the adapter alone. Left out: several processes that train, each of which would
-need a device of its own for vLLM.
+need a device of its own for vLLM. `cai.train.ppo.server` has those.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from cai.engines.base import Engine
@@ -22,6 +24,7 @@ from cai.engines.transformers import TransformersEngine
 from cai.errors import InputError, Problem
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.policy import Actor, PolicyWithValue, causal_of
+from cai.train.ppo.server import ServerSampler
 
 ADAPTER = "rollout-adapter"
 """The folder, in that of the run, by which vLLM gets an adapter."""
@@ -104,7 +107,11 @@ class VLLMSampler:
         if self._adapted:
             self.engine.use_adapter(str(self._save_adapter()))
         else:
-            self.engine.load_weights(causal_of(self._policy.policy).state_dict().items())
+            self.engine.load_weights(self._policy_weights())
+
+    def _policy_weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in causal_of(self._policy.policy).state_dict().items():
+            yield name, tensor.bfloat16() if self._policy.bf16 else tensor
 
     def _save_adapter(self) -> Path:
         network: Any = self._policy.policy
@@ -122,12 +129,15 @@ class VLLMSampler:
 
 
 def build_sampler(
-    policy: PolicyWithValue, config: PPOConfig, tokenizer: PreTrainedTokenizerBase, *, processes: int = 1
+    policy: PolicyWithValue, config: PPOConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
 ) -> Sampler:
     """Return what the config asks for; raises InputError where this machine or run can't have it."""
     if config.rollout.engine == "transformers":
         return TransformersSampler(policy, config, tokenizer)
-    if processes > 1:
-        problem, fix = f"vLLM can't answer for {processes} processes", "start one process, or use transformers"
+    if config.rollout.engine == "vllm_server":
+        return ServerSampler(policy, config, accelerator)
+    if accelerator.num_processes > 1:
+        problem = f"vLLM in process can't answer for {accelerator.num_processes} processes"
+        fix = "start one process, or use vllm_server or transformers"
         raise InputError(Problem("rollout.engine", 0, 0, problem, fix))
     return VLLMSampler(policy, config)

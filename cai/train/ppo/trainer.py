@@ -95,7 +95,7 @@ class Trainer:
             if self.reference.moves:
                 checkpoint.load_reference(saved, self.reference.network)
         rank, world = accelerator.process_index, accelerator.num_processes
-        sampler = build_sampler(policy, config, self.tokenizer, processes=world)
+        sampler = build_sampler(policy, config, self.tokenizer, accelerator)
         self.engine, self.renderer = sampler.engine, sampler.renderer
         drawn = checkpoint.read_ahead(saved) if saved is not None else None
         self.answers = Answers(sampler, self.prompts, config, rank=rank, world=world, drawn=drawn)

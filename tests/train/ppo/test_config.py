@@ -11,6 +11,8 @@ from cai.train.configs import TrainConfig
 from cai.train.ppo import config as module
 from cai.train.ppo.config import PPOConfig, RolloutSettings
 
+SERVER = {"engine": "vllm_server", "server": {"base_url": "http://127.0.0.1:8000/v1"}}
+
 
 def config(**changes: Any) -> PPOConfig:
     return PPOConfig(**{"out": Path("out"), "prompts": ["a.jsonl"], **changes})
@@ -47,6 +49,9 @@ def test_one_prompt_file_needs_no_list() -> None:
         ({"rollout": {"max_weight": 1.0}}, "rollout.max_weight"),
         ({"rollout": {"engine": "openai"}}, "rollout.engine"),
         ({"rollout": {"top_p": 0.9}}, "rollout.top_p"),
+        ({"rollout": {"engine": "vllm_server"}}, "'vllm_server' and 'server' go together"),
+        ({"rollout": {"server": {"base_url": "http://127.0.0.1:8000/v1"}}}, "go together"),
+        ({"rollout": SERVER, "lora": {}}, "remove 'lora'"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], named: str) -> None:

@@ -1,5 +1,6 @@
 """Samplers; what needs a real vLLM runs where there is one: ``bash scripts/vllm-cpu.sh test``."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 
 from cai.engines.base import GenerateRequest, Sampling
 from cai.engines.transformers import TransformersEngine
-from cai.errors import InputError, MissingDependencyError, TrainingError
+from cai.errors import EngineError, InputError, MissingDependencyError, TrainingError
 from cai.train.ppo.policy import PolicyWithValue, causal_of, load_policy
 from cai.train.ppo.sampler import TransformersSampler, VLLMSampler, build_sampler
 from cai.train.ppo.trainer import Trainer, run_ppo
@@ -36,7 +37,7 @@ def test_transformers_answers_by_the_weights_of_the_last_refresh(
 ) -> None:
     config = settings(tmp_path, tiny_model_dir, rollout={"ahead": ahead})
     policy = load_policy(config, CPU)
-    sampler = build_sampler(policy, config, tiny.tokenizer())
+    sampler = build_sampler(policy, config, tiny.tokenizer(), Accelerator(cpu=True))
     assert isinstance(sampler, TransformersSampler)
 
     def answer() -> Any:
@@ -51,10 +52,13 @@ def test_transformers_answers_by_the_weights_of_the_last_refresh(
     assert answer() != before
 
 
-def test_several_processes_are_refused_vllm(tmp_path: Path, tiny_model_dir: Path) -> None:
+def test_several_processes_are_refused_vllm(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = settings(tmp_path, tiny_model_dir, rollout=VLLM)
-    with pytest.raises(InputError, match=r"rollout\.engine: vLLM can't answer for 2 processes"):
-        build_sampler(load_policy(config, CPU), config, tiny.tokenizer(), processes=2)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(InputError, match=r"rollout\.engine: vLLM in process can't answer for 2 processes"):
+        build_sampler(load_policy(config, CPU), config, tiny.tokenizer(), Accelerator(cpu=True))
 
 
 @pytest.mark.skipif(HAS_VLLM, reason="vLLM is here")
@@ -72,7 +76,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_it(request: pytest.FixtureRequest, tmp_path: Path, model: Path) -> Iterator[tuple[PolicyWithValue, VLLMSampler]]:
     config = settings(tmp_path, model, rollout=VLLM, **request.param)
     policy = load_policy(config, CPU)
-    sampler = build_sampler(policy, config, tiny.shared_tokenizer())
+    sampler = build_sampler(policy, config, tiny.shared_tokenizer(), Accelerator(cpu=True))
     assert isinstance(sampler, VLLMSampler)
     yield policy, sampler
     sampler.close()
@@ -104,30 +108,35 @@ def test_after_a_refresh_vllm_writes_what_the_trained_weights_do(on_it: tuple[Po
 
 
 @on_vllm
-@pytest.mark.parametrize("options", [{}, {"lora": {"r": 2}}, {"ahead": True}], ids=["whole", "lora", "ahead"])
-def test_ppo_with_vllm_goes_on_to_the_same_bits(tmp_path: Path, model: Path, options: dict[str, Any]) -> None:
-    rollout = {**VLLM, "ahead": options.get("ahead", False)}
-    lora = {name: value for name, value in options.items() if name == "lora"}
+@pytest.mark.parametrize("options", [{}, {"lora": {"r": 2}}], ids=["whole", "lora"])
+def test_ppo_trains_on_what_vllm_draws(tmp_path: Path, model: Path, options: dict[str, Any]) -> None:
+    config = settings(tmp_path, model, steps=3, learning_rate=3e-3, rollout=VLLM, **options)
+    run_ppo(config, vowels)
+    names = {path.name for path in config.out.iterdir()}
+    assert names == {"metrics.jsonl", "model", "result.json", "samples.jsonl"}
+    rows = metrics(config.out)
+    assert max(row["sampling_gap"] for row in rows) < 1e-4
+    assert max(abs(row["weight_max"] - 1) for row in rows) < 1e-3
+    assert rows[0]["kl"] == 0
+    assert rows[-1]["kl"] > 0.1
+
+
+@on_vllm
+def test_what_vllm_drew_ahead_goes_on_to_the_same_bits(tmp_path: Path, model: Path) -> None:
     outs = []
     for name in ("whole", "cut"):
-        config = settings(tmp_path / name, model, steps=4, save_every=2, learning_rate=3e-3, rollout=rollout, **lora)
+        config = settings(
+            tmp_path / name, model, steps=4, save_every=2, learning_rate=3e-3, rollout={**VLLM, "ahead": True}
+        )
         if name == "cut":
             with pytest.raises(KeyboardInterrupt):
                 run_ppo(config, interrupted(4))
-            workers = [child for child in psutil.Process().children(recursive=True) if _is_large(child)]
-            assert not workers
+            assert not any(map(_is_large, psutil.Process().children(recursive=True)))
         run_ppo(config, vowels)
         outs.append(config.out)
-        assert sorted(path.name for path in config.out.iterdir()) == [
-            "metrics.jsonl", "model", "result.json", "samples.jsonl",
-        ]  # fmt: skip
     assert metrics(outs[0]) == metrics(outs[1])
     assert all(torch.equal(weight, weights(outs[1])[name]) for name, weight in weights(outs[0]).items())
-    first, *later = metrics(outs[0])
-    assert first["sampling_gap"] < 1e-4
-    if not rollout["ahead"]:
-        assert max(row["sampling_gap"] for row in later) < 1e-4
-        assert max(row["kl"] for row in later) > 0.1
+    assert max(row["weight_max"] for row in metrics(outs[0])) > 1.01
 
 
 def _is_large(process: psutil.Process) -> bool:
@@ -138,15 +147,23 @@ def _is_large(process: psutil.Process) -> bool:
 
 
 @on_vllm
-def test_a_step_whose_weights_never_came_is_refused(
+def test_a_step_whose_weights_never_came_is_refused_and_what_is_under_way_ends_with_the_run(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(tmp_path, model, rollout={**VLLM, "max_gap": 0.05}, learning_rate=1e-2)
+    config = settings(
+        tmp_path, model, rollout={**VLLM, "max_gap": 0.05}, learning_rate=1e-2, batch_size=32, max_new_tokens=100,
+        max_length=512,
+    )  # fmt: skip
     ready = Trainer(config, Accelerator(cpu=True), vowels)
     try:
         ready.step(1)
         monkeypatch.setattr(VLLMSampler, "refresh", lambda sampler: None)
         with pytest.raises(TrainingError, match="vllm does not run this model as training does"):
             ready.step(2)
+        ready.answers._begin(3)
+        future = ready.answers._next
+        time.sleep(0.1)
     finally:
         ready.answers.close()
+    assert future is not None
+    assert isinstance(future.exception(timeout=5), EngineError)
