@@ -5,7 +5,8 @@ Start: bash scripts/trl-1.12.sh && python benchmarks/ppo.py [--quick] [--steps 5
 Each is a process of its own, the peer's in an environment of its own, and waits while the other takes its step. A step
 is all of it: 16 answers of exactly 64 tokens (no answer may end by itself), rewards, both models' log-probabilities,
 values, the updates of all epochs, logging. Both compute in bfloat16; the peer's frozen models are in bfloat16, too. It
-trains a value model of its own, where ours has a head on the policy. The first step of each is not counted.
+trains a value model of its own, where ours has a head on the policy. A forward pass has 4 answers here (the default of
+`micro_batch`), 16 there (no accumulation); ``--micro 16`` gives both the same. The first step of each is not counted.
 
 The floor is the arithmetic that can't be left out (every token once per forward pass, no padding, the vocabulary where
 an answer is predicted; rollout, reference and reward 1, an epoch 3) at the rate of a large matrix product, measured
@@ -67,7 +68,7 @@ def ours(turns: Turns, given: dict[str, Any]) -> None:
         rewards=[ModelReward(kind="model", path=Path(given["reward"]), dtype="bfloat16")],
         steps=given["steps"],
         batch_size=given["batch"],
-        micro_batch=given["batch"],
+        micro_batch=given["micro"],
         epochs=given["epochs"],
         max_new_tokens=NEW_TOKENS,
         learning_rate=RATE,
@@ -75,7 +76,7 @@ def ours(turns: Turns, given: dict[str, Any]) -> None:
         save_every=0,
     )
     trainer = Trainer(config, Accelerator())
-    trainer.engine.renderer.end_ids = frozenset()
+    trainer.renderer.end_ids = frozenset()
     for step in range(1, given["steps"] + 1):
         turns.wait()
         start = time.perf_counter()
@@ -272,7 +273,7 @@ def work_of(model: str, prompts: list[list[int]], epochs: int) -> dict[str, floa
     return {"rollout": forward, "reference": forward, "reward": trunk, "train": 3 * epochs * forward}
 
 
-def prepare(folder: Path, *, epochs: int, steps: int, batch: int) -> tuple[dict[str, Any], list[list[int]]]:
+def prepare(folder: Path, *, epochs: int, steps: int, batch: int, micro: int) -> tuple[dict[str, Any], list[list[int]]]:
     """Write prompts and a preference model with a head drawn at random, which both sides use."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -295,7 +296,7 @@ def prepare(folder: Path, *, epochs: int, steps: int, batch: int) -> tuple[dict[
     tokenizer.save_pretrained(folder / "reward")
     given = {
         "model": model, "reward": str(folder / "reward"), "folder": str(folder), "epochs": epochs, "steps": steps,
-        "batch": batch, "prompts": str(folder / "prompts.jsonl"), "ids": str(folder / "ids.json"),
+        "batch": batch, "micro": micro, "prompts": str(folder / "prompts.jsonl"), "ids": str(folder / "ids.json"),
     }  # fmt: skip
     (folder / "given.json").write_text(json.dumps(given))
     return given, ids
@@ -349,6 +350,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=5, help="counted steps")
     parser.add_argument("--epochs", type=int, default=4, help="passes over each step's answers; the peer's default")
     parser.add_argument("--batch", type=int, default=16, help="answers per step; the peer holds some 15 GB with 16")
+    parser.add_argument("--micro", type=int, default=4, help="our answers per forward pass")
     parser.add_argument("--peer", type=Path, default=ROOT / ".venv-trl", help="what scripts/trl-1.12.sh has made")
     given = parser.parse_args()
     if given.child:
@@ -359,7 +361,7 @@ def main() -> int:
         raise SystemExit(f"{python}: no such file; make it with scripts/trl-1.12.sh")
     steps, epochs = (1, 1) if given.quick else (given.steps, given.epochs)
     with tempfile.TemporaryDirectory() as name:
-        settings, ids = prepare(Path(name), epochs=epochs, steps=steps + 1, batch=given.batch)
+        settings, ids = prepare(Path(name), epochs=epochs, steps=steps + 1, batch=given.batch, micro=given.micro)
         measured = measure(str(python), Path(name), steps + 1)
         good = report(*measured, work_of(settings["model"], ids, epochs))
     return 0 if good else 1

@@ -41,7 +41,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Tra
 
 def answers(ready: Trainer, *, rank: int = 0, world: int = 1, step: int = 1) -> list[Sample]:
     chosen = prompts_of_step(ready.prompts, ready.config, step)
-    return sample_answers(ready.engine, ready.engine.renderer, chosen, ready.config, step=step, rank=rank, world=world)
+    return sample_answers(ready.engine, ready.renderer, chosen, ready.config, step=step, rank=rank, world=world)
 
 
 def test_steps_go_through_the_prompts_in_shuffled_epochs(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_the_engine_and_the_training_pass_agree_on_every_token(ready: Trainer) -
     samples = answers(ready)
     plan = ready.learner.plan(samples, step=1, epoch=0)
     logprobs_BT, values_BT = score_tokens(
-        ready.learner.policy, samples, plan, pad_id=ready.engine.renderer.pad_id, device=torch.device("cpu")
+        ready.learner.policy, samples, plan, pad_id=ready.renderer.pad_id, device=torch.device("cpu")
     )
     for one, row_T in zip(samples, logprobs_BT, strict=True):
         sampled = torch.tensor(one.sampled_logprobs)
@@ -86,12 +86,12 @@ def test_answers_do_not_depend_on_who_draws_them(ready: Trainer) -> None:
 
 def test_a_prompt_that_comes_twice_is_answered_twice(ready: Trainer) -> None:
     twice = prompts(1) * 2
-    first, second = sample_answers(ready.engine, ready.engine.renderer, twice, ready.config, step=1)
+    first, second = sample_answers(ready.engine, ready.renderer, twice, ready.config, step=1)
     assert first.answer_ids != second.answer_ids
 
 
 def test_cut_off_is_what_the_limit_ended(ready: Trainer) -> None:
-    ends = ready.engine.renderer.end_ids
+    ends = ready.renderer.end_ids
     for one in answers(ready):
         assert one.cut_off == (one.answer_ids[-1] not in ends)
         assert len(one.answer_ids) <= ready.config.max_new_tokens
