@@ -28,8 +28,9 @@ def test_the_model_that_was_measured_is_the_embedded_one() -> None:
 
 def test_another_judge_model_or_constitution_is_not_known() -> None:
     row = ROWS[0]
-    asked = {"judge": row.judge, "model": row.model, "constitution": row.constitution, "contrasts": row.contrasts}
-    assert row in list(measured(**asked))
-    for name in ("judge", "model", "constitution"):
-        assert not list(measured(**{**asked, name: "other"}))
-    assert not list(measured(**{**asked, "contrasts": row.contrasts // 2}))
+    whole = row.contrasts
+    assert row in list(measured(row.judge, row.model, row.constitution, contrasts=whole))
+    assert not list(measured("pairwise", row.model, row.constitution, contrasts=whole))
+    assert not list(measured(row.judge, "other", row.constitution, contrasts=whole))
+    assert not list(measured(row.judge, row.model, "other", contrasts=whole))
+    assert not list(measured(row.judge, row.model, row.constitution, contrasts=whole // 2))
