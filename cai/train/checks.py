@@ -69,7 +69,8 @@ class Finding:
     def __str__(self) -> str:
         """Return it in a line."""
         where = f" ({', '.join(self.places)}{', ...' if self.count > len(self.places) else ''})" if self.places else ""
-        return f"{self.severity} {self.id}: {self.count} of {self.total} rows: {self.problem}{where}; {self.fix}"
+        rows = f"{self.count} of {self.total} rows: " if self.total else ""  # 0: it is not about rows
+        return f"{self.severity} {self.id}: {rows}{self.problem}{where}; {self.fix}"
 
     def to_json(self) -> dict[str, Any]:
         """Return its fields."""

@@ -28,7 +28,7 @@ from cai.train.data import Pair, load_pairs, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_tokens
-from cai.train.preflight import refuse_or_tell
+from cai.train.preflight import refuse_or_tell, tell_estimate
 from cai.train.readout import answer_sums, evaluating
 from cai.train.references import cache_path, reference_sums, with_references
 from cai.train.reward import agreement
@@ -176,6 +176,7 @@ def run_dpo(config: DPOConfig) -> None:
     lengths = [len(pair) for pair in pairs]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
+    tell_estimate(config, path, [pair.row for pair in pairs], order, args)
     model = load_packed(AutoModelForCausalLM, path, config, args.device)
     known, frozen = _references(config, model, path, pairs)
     trainer = DPOTrainer(

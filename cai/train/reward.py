@@ -23,7 +23,7 @@ from cai.train.data import Pair, load_pairs, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_ends
-from cai.train.preflight import refuse_or_tell
+from cai.train.preflight import refuse_or_tell, tell_estimate
 from cai.train.readout import answer_scores, evaluating, placed
 
 
@@ -66,6 +66,7 @@ def run_reward(config: RewardConfig) -> None:
     lengths = [len(pair) for pair in train]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
+    tell_estimate(config, path, [pair.row for pair in train], order, args)
     model = load_with_head(path, config, pad_apart(renderer), args.device)
     trainer = PreferenceModelTrainer(
         model=with_adapter(model, config, task="SEQ_CLS", keep=["score"]),

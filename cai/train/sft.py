@@ -18,7 +18,7 @@ from cai.train.data import Example, load_chats, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_tokens
-from cai.train.preflight import refuse_or_tell
+from cai.train.preflight import refuse_or_tell, tell_estimate
 from cai.train.readout import answer_logprobs
 
 
@@ -51,6 +51,7 @@ def run_sft(config: SFTConfig) -> None:
     lengths = [len(example) for example in examples]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
+    tell_estimate(config, path, [example.row for example in examples], order, args)
     model = load_packed(AutoModelForCausalLM, path, config, args.device)
     trainer = SFTTrainer(
         model=with_adapter(model, config, task="CAUSAL_LM"),
