@@ -7,7 +7,8 @@ Start: PYTHONPATH=. python benchmarks/exact.py [--quick] [--only R4|R7]
   started again. Later losses and gradient norms are those of a run that nobody stopped, and so is every weight, to the
   bit (float32 on a CPU). That run writes no checkpoint, so that writing one changes nothing either.
 - R7: 20 steps of 8 rows of ragged lengths: in 1, 2 and 8 micro-batches, and in two processes. No weight differs by more
-  than 1e-6. The same of a run that two processes begin and one ends, or one and two: each row is trained on once.
+  than 1e-6. The same of a run that is killed and goes on in two processes after one, in one after two, and in two with
+  the model in pieces (accelerate's FSDP2, by recipes/configs/accelerate). Each row is trained on once an epoch.
 
 The model is a Llama of two layers with random weights. Trainings are forked from this process, which has loaded
 everything. Prints `name ours target PASS|FAIL`; exits with 1 when one fails. `--quick`: a few of the cells.
@@ -32,6 +33,9 @@ from typing import Any, NamedTuple
 
 import peft  # noqa: F401  before processes are forked, not in each
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, trainer
@@ -41,6 +45,7 @@ from cai.train import hf
 from tests.engines import tiny
 from tests.train import rig
 
+FSDP2 = Path(__file__).parents[1] / "recipes" / "configs" / "accelerate" / "fsdp2.yaml"
 WAYS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"lora": {"r": 4, "alpha": 8, "dropout": 0.2}}}
 TOLERANCE = 1e-6
 
@@ -152,9 +157,27 @@ def write_rows_down(path: Path) -> None:
     hf.CountedTrainer.get_batch_samples = with_a_line  # type: ignore[assignment,method-assign]
 
 
-def train(kind: str, config: Any, *callbacks: TrainerCallback) -> None:
+def use_fsdp() -> None:
+    """Have accelerate cut models into pieces on a CPU as it does on GPUs; by itself it leaves them whole here."""
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(FSDP2), "-"]))
+    told = prepare_multi_gpu_env(arguments)
+    os.environ |= {name: value for name, value in told.items() if "FSDP" in name}
+    before = AcceleratorState.__init__
+
+    def as_on_gpus(self: AcceleratorState, *args: Any, **kwargs: Any) -> None:
+        PartialState(True)
+        if PartialState._shared_state["distributed_type"] == DistributedType.MULTI_CPU:
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        before(self, *args, **kwargs)
+
+    AcceleratorState.__init__ = as_on_gpus
+
+
+def train(kind: str, config: Any, *callbacks: TrainerCallback, sharded: bool = False) -> None:
     """Train in this process, from whatever its random numbers have come to."""
     torch.manual_seed(os.getpid())
+    if sharded:
+        use_fsdp()
     for callback in callbacks:
         with_callback(callback)
     write_rows_down(config.out.parent / f"taken-{os.getpid()}.jsonl")
@@ -172,9 +195,11 @@ def taken(folder: Path) -> Counter[tuple[int, str]]:
     return found
 
 
-def trained(kind: str, config: Any, processes: int) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+def trained(
+    kind: str, config: Any, processes: int, *, sharded: bool = False
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Train to the end in so many processes; return the logged steps and the weights."""
-    if any(in_processes(processes, partial(train, kind, config))):
+    if any(in_processes(processes, partial(train, kind, config, sharded=sharded))):
         raise SystemExit(f"{config.out}: a training that nobody stopped has failed")
     return rig.metrics(config.out), rig.weights(config.out)
 
@@ -235,26 +260,28 @@ class Splits:
         changes |= {"batch_size": 8, "learning_rate": 1e-4, "rows": 80, "epochs": 2}
         return rig.settings(kind, self._folder / f"{kind}-{name}", self._model, **changes)
 
-    def trained(self, kind: str, micro_batch: int, processes: int) -> dict[str, Tensor]:
+    def trained(self, kind: str, micro_batch: int, processes: int, **changes: Any) -> dict[str, Tensor]:
         """Return the weights that 20 steps come to."""
-        logged, weights = trained(
-            kind, self._settings(kind, f"{micro_batch}x{processes}", micro_batch=micro_batch), processes
-        )
+        config = self._settings(kind, f"{micro_batch}x{processes}{len(changes)}", micro_batch=micro_batch, **changes)
+        logged, weights = trained(kind, config, processes)
         start = load_file(self._model / "model.safetensors")
         moved = rig.largest_difference({name: weights[name] for name in start}, start)
         if len(logged) != 20 or moved < 100 * TOLERANCE:
             raise SystemExit(f"{kind}: {len(logged)} steps have moved the weights by {moved:.1e}")
         return weights
 
-    def passed_on(self, kind: str, first: int, second: int) -> tuple[dict[str, Tensor], int]:
+    def passed_on(
+        self, kind: str, first: int, second: int, *, sharded: bool = False, **changes: Any
+    ) -> tuple[dict[str, Tensor], int]:
         """Begin in so many processes and end in others; return the weights, and how many rows were not taken twice.
 
         Two epochs: each row's share is two.
         """
-        config = self._settings(kind, f"{first}-to-{second}", micro_batch=2, save_every=4)
-        in_processes(first, partial(train, kind, config, Dies(Stop(11))))
+        name = f"{first}-to-{second}{sharded}{len(changes)}"
+        config = self._settings(kind, name, micro_batch=2, save_every=4, **changes)
+        in_processes(first, partial(train, kind, config, Dies(Stop(11)), sharded=sharded))
         before = Counter({key: count for key, count in taken(config.out.parent).items() if key[0] < 8})
-        _, weights = trained(kind, config, second)
+        _, weights = trained(kind, config, second, sharded=sharded)
         rows: Counter[str] = Counter()
         for (_, name), count in (before + taken(config.out.parent)).items():
             rows[name] += count
@@ -288,12 +315,21 @@ def check_splits(folder: Path, *, quick: bool) -> bool:
             pieces = f"{8 // micro_batch // processes} x {micro_batch} in {processes}"
             passed &= report(f"R7 {kind} 1 x 8 against {pieces}", f"{apart:.1e}", TOLERANCE, good=apart <= TOLERANCE)
         for first, second in () if quick and kind != "dpo" else ((1, 2), (2, 1)):
-            weights, wrong = runs.passed_on(kind, first, second)
-            apart = rig.largest_difference(whole, weights)
-            name = f"R7 {kind} begun in {first}, ended in {second}"
-            passed &= report(name, f"{apart:.1e}", TOLERANCE, good=apart <= TOLERANCE)
-            passed &= report(f"{name}: rows not taken twice", wrong, 0, good=not wrong)
+            found = runs.passed_on(kind, first, second)
+            passed &= _same(f"R7 {kind} begun in {first}, ended in {second}", whole, *found)
+        if not quick or kind == "sft":
+            passed &= _same(f"R7 {kind} full, FSDP2 in 2", whole, *runs.passed_on(kind, 2, 2, sharded=True))
+        if not quick:
+            lora = {"lora": {"r": 4, "alpha": 8}}
+            found = runs.passed_on(kind, 2, 2, sharded=True, **lora)
+            passed &= _same(f"R7 {kind} lora, FSDP2 in 2", runs.trained(kind, 8, 1, **lora), *found)
     return passed
+
+
+def _same(name: str, whole: dict[str, Tensor], weights: dict[str, Tensor], wrong: int) -> bool:
+    apart = rig.largest_difference(whole, weights)
+    passed = report(name, f"{apart:.1e}", TOLERANCE, good=apart <= TOLERANCE)
+    return passed & report(f"{name}: rows not taken twice", wrong, 0, good=not wrong)
 
 
 def break_something(name: str) -> None:

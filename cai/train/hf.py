@@ -11,6 +11,7 @@ Only public hooks are used: `compute_loss`, `get_batch_samples`, `log`, callback
 
 import ctypes
 import math
+import os
 import resource
 import shutil
 import sys
@@ -66,8 +67,11 @@ class CountedTrainer(Trainer):
     """A Trainer whose subclasses give a loss as a sum, and say over how many units it is."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what Trainer takes."""
+        """Take what Trainer takes; raises InputError where accelerate was asked for FSDP and has left it out."""
         super().__init__(*args, **kwargs)
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not self.is_fsdp_enabled:
+            problem = "accelerate cuts no model into pieces on a CPU; each process would hold all of it"
+            raise InputError(Problem("--use_fsdp", 0, 0, problem, "leave FSDP out here, or start on GPUs"))
         # compute_loss divides by the global count itself, so Trainer must not divide by the accumulation steps again.
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, float] = {}
@@ -208,6 +212,8 @@ def prepare_process(seed: int) -> None:
     """Seed everything and keep libraries from writing on the terminal. Called before any weight is made."""
     quiet_libraries()
     keep_freed_memory()
+    # FSDP would load weights in the first process alone, but all try the model and share the reference's work.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     transformers.set_seed(seed)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -316,6 +322,8 @@ def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result
     # Every process takes part: where weights are sharded (FSDP, ZeRO-3) each has a piece.
     weights = trainer.accelerator.get_state_dict(trainer.model)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    # Gathered, tied weights are copies of each other, which Transformers would write twice.
+    weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
     if is_main():
         if config.lora is not None:
             model, weights = merged(model, weights), None

@@ -232,3 +232,13 @@ def test_a_resume_is_exact_with_dropout_in_the_model(
     assert json.loads((settings.out / "result.json").read_text())["resumed_at"] == 2
     assert [row["loss"] for row in relogged] == [row["loss"] for row in logged]
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_fsdp_that_accelerate_leaves_out_is_refused(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    settings = rig.settings("sft", tmp_path, tiny_model_dir, rows=4)
+    with pytest.raises(InputError, match=r"--use_fsdp: accelerate cuts no model into pieces on a CPU; .* GPUs"):
+        sft.run_sft(settings)
+    assert not (settings.out / "model").exists()

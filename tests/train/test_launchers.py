@@ -1,0 +1,92 @@
+"""Launch configs, of which accelerate makes the plan they say; and recipes in two processes, to plain models."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from safetensors.torch import load_file
+from torch.distributed.fsdp import StateDictType
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.train import rig
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "recipes" / "configs" / "accelerate"
+
+
+def planned(name: str, monkeypatch: pytest.MonkeyPatch) -> Namespace:
+    """Read a config as `accelerate launch` does, and set the environment that it would give each process."""
+    given = launch_command_parser().parse_args(["--config_file", str(CONFIGS / f"{name}.yaml"), "recipes/sft.py"])
+    arguments: Namespace
+    arguments, defaults, _ = _validate_launch_command(given)
+    arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+    before = dict(os.environ)
+    told = prepare_deepspeed_cmd_env(arguments)[1] if arguments.use_deepspeed else prepare_multi_gpu_env(arguments)
+    monkeypatch.setattr(os, "environ", before)  # accelerate has written into it
+    for key, value in told.items():
+        if "ACCELERATE" in key or "FSDP" in key:
+            monkeypatch.setenv(key, value)
+    return arguments
+
+
+def test_every_config_is_looked_at_here() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
+
+
+def test_ddp_is_one_process_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = planned("ddp", monkeypatch)
+    assert (found.multi_gpu, found.use_fsdp, found.use_deepspeed, found.num_processes) == (True, False, False, 8)
+
+
+def test_fsdp2_cuts_by_layers_and_writes_pieces(monkeypatch: pytest.MonkeyPatch, tiny_model_dir: Path) -> None:
+    assert planned("fsdp2", monkeypatch).use_fsdp
+    plugin: Any = FullyShardedDataParallelPlugin()
+    assert (plugin.fsdp_version, plugin.reshard_after_forward, plugin.cpu_ram_efficient_loading) == (2, True, False)
+    assert plugin.state_dict_type == StateDictType.SHARDED_STATE_DICT
+    plugin.set_auto_wrap_policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
+    assert {layer.__name__ for layer in plugin.auto_wrap_policy.keywords["transformer_layer_cls"]} == {
+        "LlamaDecoderLayer"
+    }
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_takes_its_batch_from_the_recipe(monkeypatch: pytest.MonkeyPatch, stage: int) -> None:
+    assert planned(f"deepspeed_zero{stage}", monkeypatch).use_deepspeed
+    plugin: Any = DeepSpeedPlugin()
+    plan = plugin.deepspeed_config
+    assert plan["zero_optimization"]["stage"] == stage
+    assert plan["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] == (stage == 3)
+    assert not plugin.zero3_init_flag
+    recipe = {"train_batch_size": 32, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0}
+    plugin.deepspeed_config_process(must_match=True, train_micro_batch_size_per_gpu=2, **recipe)
+    assert recipe.items() <= plan.items()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_recipes_in_two_processes_end_in_plain_models(tiny_model_dir: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    chats = rig.write(tmp_path / "chats.jsonl", [rig.chat(number) for number in range(8)])
+    pairs = rig.write(tmp_path / "pairs.jsonl", [rig.pair(number) for number in range(8)])
+    start = tiny_model_dir
+    for recipe, data in (("sft", chats), ("dpo", pairs), ("reward", pairs)):
+        out = tmp_path / recipe
+        command = [*launcher, str(ROOT / "recipes" / f"{recipe}.py"), f"model={start}", f"data=[{data}]", f"out={out}"]
+        command += ["batch_size=4", "learning_rate=1e-3", "precision=fp32"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        auto = AutoModelForSequenceClassification if recipe == "reward" else AutoModelForCausalLM
+        rig.loaded_whole(auto, out / "model")
+        assert AutoTokenizer.from_pretrained(out / "model").chat_template
+        before, after = (load_file(folder / "model.safetensors") for folder in (start, out / "model"))
+        assert rig.largest_difference({name: after[name] for name in before}, before) > 1e-4
+        start = out / "model"
