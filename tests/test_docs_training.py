@@ -46,10 +46,14 @@ def folder(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path
 
 
-def test_the_config_loads(tmp_path: Path) -> None:
-    ((name, text),) = re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL)
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    assert load_config(DPOConfig, tmp_path / name, []).quantization == "4bit"
+def test_the_configs_load(tmp_path: Path) -> None:
+    for name, text in (found := re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert [name for name, _ in found] == ["stop.yaml", "qlora.yaml"]
+    assert load_config(DPOConfig, tmp_path / "qlora.yaml", []).quantization == "4bit"
+    stop = load_config(RewardConfig, tmp_path / "stop.yaml", ["stop.patience=4"]).stop
+    assert stop is not None
+    assert (stop.every, stop.patience) == (20, 4)
 
 
 def test_the_commands_words_are_keys_of_their_configs() -> None:

@@ -85,6 +85,19 @@ class SFTConfig(EpochsConfig):
     """Supervised finetuning. Rows have `messages`; the loss is on the assistant's last turn."""
 
 
+class StopSettings(Config):
+    """End a training when a figure on the held-out pairs stops getting better; the best weights are what is saved."""
+
+    metric: Literal["accuracy", "loss"] = "accuracy"
+    """What is compared: accuracy upwards, loss downwards."""
+    every: int = Field(10, ge=1)
+    """Optimizer steps between two measurements, each of which reads all held-out pairs."""
+    patience: int = Field(3, ge=1)
+    """Measurements without a new best after which the training ends."""
+    least: float = Field(0.0, ge=0.0)
+    """By how much a new best must be better."""
+
+
 class RewardConfig(EpochsConfig):
     """The preference model. Rows have `prompt`, `chosen`, `rejected`, and `chosen_prob` if labels are soft."""
 
@@ -97,6 +110,14 @@ class RewardConfig(EpochsConfig):
     label_noise: float = Field(0.0, ge=0.0, lt=0.5)
     """The share of labels that are wrong, which the loss corrects for (Patrini et al. 2017, arXiv 1609.03683). For hard
     labels; calibrated probabilities (`chosen_prob`) have nothing left to correct."""
+    stop: StopSettings | None = None
+    """End early by a figure on the held-out pairs; None trains to the end."""
+
+    @model_validator(mode="after")
+    def _something_to_stop_by(self) -> "RewardConfig":
+        if self.stop is not None and not self.eval_fraction and not self.eval_data:
+            raise ValueError("nothing is held out to stop by; give 'eval_fraction' or 'eval_data', or leave out 'stop'")
+        return self
 
 
 class DPOConfig(EpochsConfig):

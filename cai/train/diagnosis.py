@@ -1,4 +1,4 @@
-"""What goes wrong in training, read off its metrics and said in plain sentences; and an early stop.
+"""What goes wrong in training, read off its metrics and said in plain sentences.
 
 A rule is a function of the logged steps (rows of metrics.jsonl) that returns a `Diagnosis` or None. Rules need at least
 `LEAST` steps, and compare the last quarter of them with the first.
@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 LEAST = 20
@@ -154,51 +153,3 @@ class DiagnosisCallback(TrainerCallback):
             ]
             for found in diagnose(logged):
                 print(f"{found.id}: {found}", file=sys.stderr)
-
-
-class StopOnHeldOut(TrainerCallback):
-    """Ends a training when a held-out figure stops rising, and puts the best weights back.
-
-    `measure` is called with the model every `every` steps, in every process, and must give the same in each; higher is
-    better. After `patience` measurements without a new best by `least` the training ends. The trained weights of the
-    best measurement are kept in the memory of the CPU. A training that is resumed starts to compare anew.
-    """
-
-    def __init__(
-        self, measure: Callable[[Any], float], *, every: int = 10, patience: int = 3, least: float = 0.0
-    ) -> None:
-        """Raises ValueError for steps or a patience below 1."""
-        if every < 1 or patience < 1:
-            raise ValueError(f"every is {every} and patience {patience}; both must be at least 1")
-        self._measure, self._every, self._patience, self._least = measure, every, patience, least
-        self.measured: list[tuple[int, float]] = []
-        """(step, figure), in order."""
-        self.best: tuple[int, float] | None = None
-        self._weights: dict[str, torch.Tensor] = {}
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
-        """Measure, and end the training when it is due."""
-        if state.global_step % self._every:
-            return
-        value = self._measure(model)
-        self.measured.append((state.global_step, value))
-        if self.best is None or value > self.best[1] + self._least:
-            self.best = (state.global_step, value)
-            self._weights = {
-                name: weight.detach().to("cpu", copy=True)
-                for name, weight in model.named_parameters()
-                if weight.requires_grad
-            }
-        elif sum(step > self.best[0] for step, _ in self.measured) >= self._patience:
-            control.should_training_stop = True
-
-    @torch.no_grad()
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
-        """Put the best weights back."""
-        for name, weight in model.named_parameters():
-            if name in self._weights:
-                weight.copy_(self._weights[name])

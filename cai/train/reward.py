@@ -20,7 +20,8 @@ from cai.losses.preference import bradley_terry
 from cai.train.checks import check_pairs, rows_of
 from cai.train.configs import RewardConfig
 from cai.train.data import Pair, load_pairs, percentiles, training_order
-from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
+from cai.train.early_stop import StopOnHeldOut
+from cai.train.hf import CountedTrainer, Rows, finish, fit, newest_checkpoint, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_ends
 from cai.train.preflight import refuse_or_tell, tell_estimate
@@ -61,6 +62,9 @@ def run_reward(config: RewardConfig) -> None:
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
     train, held_out, dropped = load_split(config, renderer)
+    if config.stop is not None and not held_out:
+        fix = "raise eval_fraction, or give eval_data"
+        raise InputError(Problem("stop", 0, 0, "no prompt came to be held out, so there is nothing to stop by", fix))
     # Prompts that are held out, too, are no finding: they have just been dropped.
     refuse_or_tell(check_pairs(rows_of(config.data), tokenizer, config.max_length))
     lengths = [len(pair) for pair in train]
@@ -75,10 +79,33 @@ def run_reward(config: RewardConfig) -> None:
         data_collator=collate,
     )
     trainer.centering, trainer.label_noise = config.centering, config.label_noise
+    stop = stop_on(config, trainer, held_out)
     result = fit(trainer, config, label="preference model")
     about = {"rows": len(train), "dropped": dict(dropped), "lengths": percentiles(lengths)}
     held = evaluate(trainer.accelerator.unwrap_model(trainer.model), held_out)
-    finish(trainer, tokenizer, config, {**result, **about, "held_out": held})
+    stopped = {"stop": {"best": stop.best, "measured": stop.measured}} if stop else {}
+    finish(trainer, tokenizer, config, {**result, **about, "held_out": held, **stopped})
+
+
+def stop_on(config: RewardConfig, trainer: CountedTrainer, held_out: Sequence[Pair]) -> StopOnHeldOut | None:
+    """Let a trainer end by its config's `stop`, if it has one; a loss is compared by its negative."""
+    settings = config.stop
+    if settings is None:
+        return None
+
+    def measure(model: Any) -> float:
+        found = evaluate(trainer.accelerator.unwrap_model(model), held_out)[settings.metric]
+        return found if settings.metric == "accuracy" else -found
+
+    stop = StopOnHeldOut(
+        measure,
+        every=settings.every,
+        patience=settings.patience,
+        least=settings.least,
+        checkpoint=newest_checkpoint(config.out / "checkpoints"),
+    )
+    trainer.add_callback(stop)
+    return stop
 
 
 def load_split(config: RewardConfig, renderer: Renderer) -> tuple[list[Pair], list[Pair], Counter[str]]:

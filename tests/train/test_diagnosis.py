@@ -1,15 +1,13 @@
-"""Each rule with a history that it must tell of and one that it must not; and the stop on a held-out figure."""
+"""Each rule with a history that it must tell of and one that it must not."""
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from cai.train.diagnosis import LEAST, RULES, DiagnosisCallback, StopOnHeldOut, diagnose
+from cai.train.diagnosis import LEAST, RULES, DiagnosisCallback, diagnose
 
 STEPS = 40
 
@@ -81,38 +79,3 @@ def test_the_callback_says_it_on_stderr(tmp_path: Path, capsys: pytest.CaptureFi
     assert said.startswith("diverging: The loss rose from ")
     DiagnosisCallback().on_train_end(args, state(log_history=history(**SOUND)), TrainerControl())
     assert capsys.readouterr().err == ""
-
-
-def stopped(figures: list[float], **options: Any) -> tuple[int, StopOnHeldOut, torch.nn.Linear]:
-    """Run a loop whose weight is the number of its step; return the step that it ended at."""
-    model, values = torch.nn.Linear(1, 1, bias=False), iter(figures)
-    stop, control = StopOnHeldOut(lambda _: next(values), every=2, **options), TrainerControl()
-    args: Any = SimpleNamespace()
-    step = 0
-    while step < 2 * len(figures) and not control.should_training_stop:
-        step += 1
-        with torch.no_grad():
-            model.weight.fill_(step)
-        stop.on_step_end(args, state(step), control, model=model)
-    stop.on_train_end(args, state(step), control, model=model)
-    return step, stop, model
-
-
-def test_it_stops_after_its_patience_with_the_best_weights() -> None:
-    step, stop, model = stopped([0.5, 0.7, 0.6, 0.7, 0.9], patience=2)
-    assert (step, stop.best, model.weight.item()) == (8, (4, 0.7), 4.0)
-    assert [at for at, _ in stop.measured] == [2, 4, 6, 8]
-
-
-def test_it_goes_on_while_the_figure_rises() -> None:
-    step, stop, model = stopped([0.5, 0.6, 0.55, 0.7, 0.8], patience=2)
-    assert (step, stop.best, model.weight.item()) == (10, (10, 0.8), 10.0)
-
-
-def test_a_gain_below_the_least_is_none() -> None:
-    assert stopped([0.5, 0.505, 0.509, 0.9], patience=2, least=0.05)[0] == 6
-
-
-def test_no_patience_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
-        StopOnHeldOut(lambda _: 0.0, patience=0)
