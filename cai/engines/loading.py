@@ -55,6 +55,9 @@ def whole(model: str, loaded: Any) -> Any:
     if absent := sorted(info["missing_keys"]):
         shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
         raise EngineError(f"{model}: the files have no weights for {shown}")
+    for layer in network.modules():  # bitsandbytes' fast layout on a CPU has blocks of 32 x 64; others go without it
+        if type(layer).__name__ == "Linear4bit" and (layer.out_features % 32 or layer.in_features % 64):
+            layer.support_avx512bf16_for_cpu = False
     return network
 
 

@@ -8,12 +8,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cai.errors import InputError, MissingDependencyError
+from cai.judges.preference_model import PreferenceModel
 from cai.train import loading
 from cai.train.configs import SFTConfig
 from cai.train.loading import check_extras, load_packed, merged, with_adapter
 from cai.train.packed_attention import NAME
 from cai.train.packing import pack_tokens
 from cai.train.readout import answer_logprobs
+from tests.engines import tiny
 from tests.train import rig
 
 CPU = torch.device("cpu")
@@ -86,6 +88,19 @@ def test_qlora_trains_and_saves_a_plain_model(tiny_model_dir: Path, tmp_path: Pa
     assert moved
     assert all("proj" in name for name in moved)  # what no adapter was on is as it was, to the bit
     assert AutoTokenizer.from_pretrained(settings.out / "model").chat_template
+
+
+def test_layers_of_any_width_train_and_judge_in_4_bits(tmp_path: Path) -> None:
+    """On a CPU with AVX-512 bitsandbytes lays layers out in blocks of 32 x 64, and fails where they don't fit."""
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are an extra: pip install 'cai[quantization]'")
+    start = tmp_path / "start"
+    tiny.llama(hidden_size=36, intermediate_size=51).save_pretrained(start)
+    tiny.tokenizer().save_pretrained(start)
+    settings = rig.settings("reward", tmp_path, start, lora={"r": 4}, quantization="4bit", rows=8, eval_fraction=0.5)
+    rig.train("reward", settings)
+    judge = PreferenceModel.load(str(settings.out / "model"), quantization="4bit")
+    assert "Linear4bit" in {type(module).__name__ for module in judge.model.modules()}
+    assert len(set(judge.score_ids([[5, 6, 7], [8, 9]]))) == 2
 
 
 def test_8_bit_adamw_takes_nearly_the_steps_of_adamw(tiny_model_dir: Path, tmp_path: Path) -> None:
