@@ -73,8 +73,8 @@ def inspect(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(model))
-    measure = measure_chats if "messages" in first[1] else measure_pairs
-    items = measure(rows_of(files), Renderer(tokenizer))
+    renderer, rows = Renderer(tokenizer), rows_of(files)
+    items = measure_chats(rows, renderer) if "messages" in first[1] else measure_pairs(rows, renderer)[0]
     told = describe(items, max_length, template=tokenizer.chat_template is not None)
     if as_json:
         print(json.dumps(told, indent=2))

@@ -6,6 +6,7 @@ the loaders, not findings.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,10 @@ class Item:
     """With the end of turn."""
     target: float = 1.0
     """The probability that the first answer is the better one."""
+    ids: tuple[tuple[int, ...], ...] = ()
+    """Of the prompt and of each answer; none where only lengths matter."""
+    source: str = ""
+    """What kind of row it is, by itself or by its file's name."""
 
     @property
     def key(self) -> str:
@@ -78,23 +83,34 @@ class Finding:
 
 
 def rows_of(paths: Iterable[Path]) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Yield (``path:line``, row) of some files; raises InputError for what can't be read."""
+    """Yield (``path:line``, row) of some files; raises InputError, after all of them, for what can't be read."""
+    problems: list[Problem] = []
     for path in paths:
-        for line, row in read_rows(path):
-            yield f"{path}:{line}", row
+        try:
+            for line, row in read_rows(path):
+                yield f"{path}:{line}", row
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
 
 
-def measure_pairs(rows: Iterable[tuple[str, dict[str, Any]]], renderer: Renderer) -> list[Item]:
-    """Return pairs, measured; ties and drops of a journal are left out. Raises InputError naming rows that are none."""
+def measure_pairs(rows: Iterable[tuple[str, dict[str, Any]]], renderer: Renderer) -> tuple[list[Item], Counter[str]]:
+    """Return pairs, measured, and how many rows of a journal are none (ties, drops), by reason.
+
+    Raises InputError naming all other rows that are none.
+    """
+    dropped: Counter[str] = Counter()
 
     def item(place: str, row: dict[str, Any]) -> Item | None:
         exported = as_exported(row)
         if isinstance(exported, str):
+            dropped[exported] += 1
             return None
         prompt, chosen, rejected, target = pair_of(exported)
-        return _measured(place, prompt, (chosen, rejected), renderer, target)
+        return _measured(place, prompt, (chosen, rejected), renderer, target, str(exported.get("kind") or ""))
 
-    return _measure(rows, item)
+    return _measure(rows, item), dropped
 
 
 def measure_chats(rows: Iterable[tuple[str, dict[str, Any]]], renderer: Renderer) -> list[Item]:
@@ -111,9 +127,13 @@ def measure_chats(rows: Iterable[tuple[str, dict[str, Any]]], renderer: Renderer
     return _measure(rows, item)
 
 
-def _measured(place: str, prompt: Dialogue, answers: tuple[str, ...], renderer: Renderer, target: float = 1.0) -> Item:
-    tokens = tuple(len(renderer.answer_ids(answer, end_of_turn=True)) for answer in answers)
-    return Item(place, prompt, answers, len(renderer.prompt_ids(prompt)), tokens, target)
+def _measured(
+    place: str, prompt: Dialogue, answers: tuple[str, ...], renderer: Renderer, target: float = 1.0, kind: str = ""
+) -> Item:
+    start = tuple(renderer.prompt_ids(prompt))
+    ends = [tuple(renderer.answer_ids(answer, end_of_turn=True)) for answer in answers]
+    source = kind or Path(place.rpartition(":")[0]).name
+    return Item(place, prompt, answers, len(start), tuple(map(len, ends)), target, (start, *ends), source)
 
 
 def _measure(
@@ -121,21 +141,28 @@ def _measure(
 ) -> list[Item]:
     items: list[Item] = []
     problems: list[Problem] = []
-    for place, row in rows:
-        path, _, line = place.rpartition(":")
-        path, line = (path, line) if path and line.isdigit() else (place, "0")
-        try:
-            found = item(place, row)
-        except ValueError as error:
-            problem, _, fix = str(error).partition("; ")
-            problems.append(Problem(path, int(line), 1, problem, fix or "mend the row"))
-        except InputError as error:  # the renderer's, which knows no place
-            problems.append(Problem(path, int(line), 1, error.problems[0].problem, error.problems[0].fix))
-        else:
-            items += [found] if found is not None else []
+    try:
+        for place, row in rows:
+            try:
+                found = item(place, row)
+            except (ValueError, InputError) as error:
+                problems.append(_problem(place, error))
+            else:
+                items += [found] if found is not None else []
+    except InputError as error:  # of files that can't be read
+        problems += error.problems
     if problems:
         raise InputError(problems)
     return items
+
+
+def _problem(place: str, error: ValueError | InputError) -> Problem:
+    path, _, line = place.rpartition(":")
+    path, line = (path, line) if path and line.isdigit() else (place, "0")
+    if isinstance(error, InputError):  # the renderer's, which knows no place
+        return Problem(path, int(line), 1, error.problems[0].problem, error.problems[0].fix)
+    problem, _, fix = str(error).partition("; ")
+    return Problem(path, int(line), 1, problem, fix or "mend the row")
 
 
 def check_pairs(
@@ -150,7 +177,7 @@ def check_pairs(
     Raises InputError naming rows that are no pairs.
     """
     renderer = Renderer(tokenizer)
-    items, held = measure_pairs(rows, renderer), measure_pairs(held_out, renderer)
+    (items, _), (held, _) = measure_pairs(rows, renderer), measure_pairs(held_out, renderer)
     return findings(items, max_length, held_out=held, template=tokenizer.chat_template is not None)
 
 

@@ -2,19 +2,15 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
-from cai.records.loaders import dialogue_of
-from cai.records.pairs import as_exported, pair_of
-from cai.records.rows import read_rows
 from cai.records.splits import said
+from cai.train.checks import Item, measure_chats, measure_pairs, rows_of
 from cai.train.packing import Row
-from cai.types import Dialogue
 
 
 @dataclass(frozen=True)
@@ -64,21 +60,20 @@ def load_chats(paths: Sequence[Path], renderer: Renderer, *, max_length: int) ->
 
     Raises InputError naming every row that is not a dialogue ending with the assistant, or when nothing is left.
     """
+    return chats_of(measure_chats(rows_of(paths), renderer), paths, max_length=max_length)
+
+
+def chats_of(items: Sequence[Item], paths: Sequence[Path], *, max_length: int) -> tuple[list[Example], Counter[str]]:
+    """Return the examples of measured rows, and the drops by reason; raises InputError when nothing is left."""
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
-    problems: list[Problem] = []
-    for path, line, row in _rows(paths, problems):
-        try:
-            dialogue = _chat_of(row)
-            found = _examples(dialogue[:-1], [dialogue[-1].content], renderer, max_length, f"{path}:{line}")
-        except (ValueError, InputError) as error:
-            problems.append(_problem(path, line, error))
-            continue
+    for item in items:
+        found = _examples(item, max_length)
         if isinstance(found, str):
             dropped[found] += 1
         else:
             examples += found
-    _check(problems, examples, paths, dropped)
+    _check(examples, paths, dropped)
     return examples, dropped
 
 
@@ -89,80 +84,46 @@ def load_pairs(paths: Sequence[Path], renderer: Renderer, *, max_length: int) ->
     of preferences gives the rows that its export has. Raises InputError naming every row that is none of these, or when
     nothing is left.
     """
+    items, dropped = measure_pairs(rows_of(paths), renderer)
+    return pairs_of(items, paths, dropped, max_length=max_length)
+
+
+def pairs_of(
+    items: Sequence[Item], paths: Sequence[Path], dropped: Counter[str], *, max_length: int
+) -> tuple[list[Pair], Counter[str]]:
+    """Return the pairs of measured rows, and the drops by reason, those given among them.
+
+    Raises InputError when nothing is left.
+    """
     pairs: list[Pair] = []
-    dropped: Counter[str] = Counter()
-    problems: list[Problem] = []
-    for path, line, row in _rows(paths, problems):
-        try:
-            exported = as_exported(row)
-            if isinstance(exported, str):
-                dropped[exported] += 1
-                continue
-            row = exported
-            prompt, chosen, rejected, target = pair_of(row)
-            found = _examples(prompt, [chosen, rejected], renderer, max_length, f"{path}:{line}")
-        except (ValueError, InputError) as error:
-            problems.append(_problem(path, line, error))
-            continue
-        if chosen == rejected:
-            dropped["chosen equals rejected"] += 1
-        elif isinstance(found, str):
+    dropped = Counter(dropped)
+    for item in items:
+        same = item.ids[1] == item.ids[2]  # also texts that differ in what the renderer takes off
+        found = "chosen equals rejected" if same else _examples(item, max_length)
+        if isinstance(found, str):
             dropped[found] += 1
-        elif found[0].answer == found[1].answer:  # unequal in what the renderer takes off
-            dropped["chosen equals rejected"] += 1
         else:
-            pairs.append(Pair(found[0], found[1], target, str(row.get("kind") or path.name), said(prompt)))
-    _check(problems, pairs, paths, dropped)
+            pairs.append(Pair(found[0], found[1], item.target, item.source, said(item.prompt)))
+    _check(pairs, paths, dropped)
     return pairs, dropped
 
 
-def _rows(paths: Sequence[Path], problems: list[Problem]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-    """Yield every row with its place; what can't be read is added to the problems."""
-    for path in paths:
-        try:
-            for line, row in read_rows(path):
-                yield path, line, row
-        except InputError as error:
-            problems += error.problems
-
-
-def _problem(path: Path, line: int, error: ValueError | InputError) -> Problem:
-    if isinstance(error, InputError):  # the renderer's, which knows no place
-        return Problem(str(path), line, 1, error.problems[0].problem, error.problems[0].fix)
-    problem, _, fix = str(error).partition("; ")
-    return Problem(str(path), line, 1, problem, fix or "mend the row")
-
-
-def _check(problems: list[Problem], kept: Sequence[object], paths: Sequence[Path], dropped: Counter[str]) -> None:
-    if problems:
-        raise InputError(problems)
+def _check(kept: Sequence[object], paths: Sequence[Path], dropped: Counter[str]) -> None:
     if not kept:
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "the files hold none"
         names = ", ".join(map(str, paths)) or "data"
         raise InputError(Problem(names, 0, 0, f"no rows to train on ({why})", "give rows with answers to learn from"))
 
 
-def _chat_of(row: dict[str, Any]) -> Dialogue:
-    if "messages" not in row:
-        raise ValueError(f"no 'messages' (fields: {', '.join(sorted(row)) or 'none'}); add them")
-    dialogue = dialogue_of(row["messages"])
-    if dialogue[-1].role != "assistant":
-        raise ValueError("the dialogue does not end with the assistant; add the answer to learn")
-    return dialogue
-
-
-def _examples(
-    prompt: Dialogue, answers: Sequence[str], renderer: Renderer, max_length: int, name: str
-) -> list[Example] | str:
+def _examples(item: Item, max_length: int) -> list[Example] | str:
     """Return an example per answer, or the reason why there are none; the longest says where the prompt is cut."""
-    if not all(answer.strip() for answer in answers):
+    if not all(answer.strip() for answer in item.answers):
         return "empty answer"
-    start = renderer.prompt_ids(prompt)
-    ends = [renderer.answer_ids(answer, end_of_turn=True) for answer in answers]
+    start, *ends = item.ids
     room = max_length - max(map(len, ends))
     if room < 1:
         return "answer longer than max_length"
-    return [Example(tuple(start[-room:]), tuple(end), name) for end in ends]
+    return [Example(start[-room:], end, item.place) for end in ends]
 
 
 def training_order(lengths: Sequence[int], *, epochs: int, batch_size: int, seed: int) -> list[int]:

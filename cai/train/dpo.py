@@ -21,10 +21,10 @@ from cai.losses.ipo import ipo
 from cai.losses.orpo import orpo
 from cai.losses.robust_dpo import robust_dpo
 from cai.losses.simpo import simpo
-from cai.train.checks import check_pairs, rows_of
+from cai.train.checks import findings, measure_pairs, rows_of
 from cai.train.common import wants_bf16
 from cai.train.configs import REFERENCE_FREE, DPOConfig
-from cai.train.data import Pair, load_pairs, percentiles, training_order
+from cai.train.data import Pair, pairs_of, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_tokens
@@ -171,8 +171,9 @@ def run_dpo(config: DPOConfig) -> None:
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
-    pairs, dropped = load_pairs(config.data, renderer, max_length=config.max_length)
-    refuse_or_tell(check_pairs(rows_of(config.data), tokenizer, config.max_length))
+    items, dropped = measure_pairs(rows_of(config.data), renderer)
+    pairs, dropped = pairs_of(items, config.data, dropped, max_length=config.max_length)
+    refuse_or_tell(findings(items, config.max_length, template=tokenizer.chat_template is not None))
     lengths = [len(pair) for pair in pairs]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))

@@ -17,9 +17,9 @@ from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.losses.noise import forward_corrected
 from cai.losses.preference import bradley_terry
-from cai.train.checks import check_pairs, rows_of
+from cai.train.checks import findings, measure_pairs, rows_of
 from cai.train.configs import RewardConfig
-from cai.train.data import Pair, load_pairs, percentiles, training_order
+from cai.train.data import Pair, load_pairs, pairs_of, percentiles, training_order
 from cai.train.early_stop import StopOnHeldOut
 from cai.train.hf import CountedTrainer, Rows, finish, fit, newest_checkpoint, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
@@ -61,12 +61,14 @@ def run_reward(config: RewardConfig) -> None:
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
-    train, held_out, dropped = load_split(config, renderer)
+    items, dropped = measure_pairs(rows_of(config.data), renderer)
+    pairs, dropped = pairs_of(items, config.data, dropped, max_length=config.max_length)
+    train, held_out, dropped = load_split(config, renderer, pairs, dropped)
     if config.stop is not None and not held_out:
         fix = "raise eval_fraction, or give eval_data"
         raise InputError(Problem("stop", 0, 0, "no prompt came to be held out, so there is nothing to stop by", fix))
     # Prompts that are held out, too, are no finding: they have just been dropped.
-    refuse_or_tell(check_pairs(rows_of(config.data), tokenizer, config.max_length))
+    refuse_or_tell(findings(items, config.max_length, template=tokenizer.chat_template is not None))
     lengths = [len(pair) for pair in train]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))
@@ -108,12 +110,13 @@ def stop_on(config: RewardConfig, trainer: CountedTrainer, held_out: Sequence[Pa
     return stop
 
 
-def load_split(config: RewardConfig, renderer: Renderer) -> tuple[list[Pair], list[Pair], Counter[str]]:
+def load_split(
+    config: RewardConfig, renderer: Renderer, pairs: Sequence[Pair], dropped: Counter[str]
+) -> tuple[list[Pair], list[Pair], Counter[str]]:
     """Return pairs to train on, pairs held out, and the drops by reason; no prompt is on both sides.
 
-    Raises InputError for bad rows, or when every prompt to train on is held out.
+    Raises InputError for bad rows to hold out, or when every prompt to train on is held out.
     """
-    pairs, dropped = load_pairs(config.data, renderer, max_length=config.max_length)
     if not config.eval_data:
         return *split_by_prompt(pairs, share=config.eval_fraction), dropped
     held_out, _ = load_pairs(config.eval_data, renderer, max_length=config.max_length)

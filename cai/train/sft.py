@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
-from cai.train.checks import check_chats, rows_of
+from cai.train.checks import findings, measure_chats, rows_of
 from cai.train.configs import SFTConfig
-from cai.train.data import Example, load_chats, percentiles, training_order
+from cai.train.data import Example, chats_of, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_tokens
@@ -46,8 +46,9 @@ def run_sft(config: SFTConfig) -> None:
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
-    examples, dropped = load_chats(config.data, renderer, max_length=config.max_length)
-    refuse_or_tell(check_chats(rows_of(config.data), tokenizer, config.max_length))
+    items = measure_chats(rows_of(config.data), renderer)
+    examples, dropped = chats_of(items, config.data, max_length=config.max_length)
+    refuse_or_tell(findings(items, config.max_length, template=tokenizer.chat_template is not None))
     lengths = [len(example) for example in examples]
     order = training_order(lengths, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     args = training_arguments(config, len(order))

@@ -107,7 +107,7 @@ def test_the_cut_that_is_told_is_the_cut_that_is_made(tmp_path: Path) -> None:
 
     renderer = Renderer(tiny.shared_tokenizer())
     path = write(tmp_path / "rows.jsonl", [pair(number) for number in range(20)])
-    items = measure_pairs(rows_of([path]), renderer)
+    items, _ = measure_pairs(rows_of([path]), renderer)
     for max_length in (8, 20, 40, 60):
         told = {each.id: each.count for each in findings(items, max_length)}
         if told.get("no-room-for-answer", 0) == len(items):

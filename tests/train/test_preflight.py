@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cai.engines.render import Renderer
 from cai.errors import InputError
 from cai.train import preflight
 from cai.train.checks import Finding
@@ -54,6 +55,25 @@ def test_a_warning_does_not_stop_a_training(
     rig.train(kind, rig.settings(kind, tmp_path, tiny_model_dir, data=[rows]))
     told = capsys.readouterr().err
     assert told.count("warning repeated: 4 of 8 rows: the row was there before") == 1
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo"])
+def test_each_text_is_tokenised_once(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    seen: list[str] = []
+    encode = Renderer.answer_ids
+
+    def counted(self: Renderer, text: str, **more: Any) -> list[int]:
+        seen.append(text)
+        return encode(self, text, **more)
+
+    monkeypatch.setattr(Renderer, "answer_ids", counted)
+    rig.train(kind, rig.settings(kind, tmp_path, tiny_model_dir, rows=4))
+    answers = [rig.chat(n)["messages"][-1]["content"] for n in range(4)]
+    if kind != "sft":
+        answers = [rig.pair(n)[side] for n in range(4) for side in ("chosen", "rejected")]
+    assert seen == answers
 
 
 def test_prompts_that_are_held_out_and_dropped_are_no_leak(
