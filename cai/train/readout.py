@@ -2,7 +2,7 @@
 
 Before it is trained, a model is tried: what it gives for two small packed rows must be what it gives for each prompt
 with each answer alone, by its own attention. Models whose layers look past what `cai.train.packed_attention` rules
-(recurrent ones, chunked attention) or whose logits are more than the head's product (a soft cap, a scale) are refused.
+(recurrent ones, chunked attention) or whose logits are more than the head's product and a soft cap are refused.
 
 T tokens of a packed sequence, N tokens of all answers, A answers, H hidden size, V vocabulary.
 """
@@ -13,16 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from cai.engines.network import SCALED_LOGITS
 from cai.errors import InputError, Problem
 from cai.judges.preference_model import head_of
-from cai.losses.logprobs import projected_logprobs
+from cai.losses.logprobs import TILE, projected_logprobs, selected_logprobs
 from cai.train import packed_attention
 from cai.train.packing import Row, pack_ends, pack_tokens
 
 INPUTS = ("input_ids", "position_ids", "layout")
+
+CAP = "final_logit_softcapping"
+"""The config's field of a soft cap on logits."""
 
 
 def answer_logprobs(model: Any, batch: Mapping[str, Any]) -> Tensor:
@@ -31,7 +35,7 @@ def answer_logprobs(model: Any, batch: Mapping[str, Any]) -> Tensor:
     The vocabulary is projected for those positions alone, a tile at a time. It happens inside the model's forward, in
     place of its output layer, where wrappers have that layer's weights gathered and autocast is on.
     """
-    with _projecting(_unwrapped(model).get_output_embeddings(), batch["answer_ids"]):
+    with _projecting(_unwrapped(model), batch["answer_ids"]):
         output = run_packed(model, batch, logits_to_keep=batch["read"])
     logprobs_N: Tensor = output.logits[0, :, 0]
     return logprobs_N
@@ -145,8 +149,8 @@ def _scores(model: Any) -> bool:
 
 def _refuse_by_config(model: Any, name: str) -> None:
     config = model.config.get_text_config()
-    fields = ("attention_chunk_size",) if _scores(model) else ("attention_chunk_size", *SCALED_LOGITS)
-    for field in fields:
+    scales = () if _scores(model) else set(SCALED_LOGITS) - {CAP}
+    for field in ("attention_chunk_size", *scales):
         if getattr(config, field, None) not in (None, 1, 1.0, False):
             raise _refusal(name, model, f"its config has '{field}'")
     if not _scores(model) and getattr(model.get_output_embeddings(), "bias", None) is not None:
@@ -175,18 +179,40 @@ def _unwrapped(model: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _projecting(head: Any, answer_ids_N: Tensor) -> Iterator[None]:
+def _projecting(model: Any, answer_ids_N: Tensor) -> Iterator[None]:
     """Let the output layer return the answers' log-probabilities, [1, N, 1], in place of logits."""
-    before = head.__dict__.get("forward")
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    before, cap = head.__dict__.get("forward"), getattr(config, CAP, None)
 
     def forward(hidden_1NH: Tensor) -> Tensor:
-        return projected_logprobs(hidden_1NH[0], head.weight, answer_ids_N)[None, :, None]
+        if cap is None:
+            return projected_logprobs(hidden_1NH[0], head.weight, answer_ids_N)[None, :, None]
+        return _capped_logprobs(hidden_1NH[0], head.weight, answer_ids_N, cap)[None, :, None]
 
     head.forward = forward
+    if cap is not None:  # it is done here: the model would put it on the log-probabilities
+        setattr(config, CAP, None)
     try:
         yield
     finally:
+        if cap is not None:
+            setattr(config, CAP, cap)
         if before is None:
             del head.forward
         else:
             head.forward = before
+
+
+def _capped_logprobs(hidden_NH: Tensor, head_VH: Tensor, answer_ids_N: Tensor, cap: float) -> Tensor:
+    """Return what `projected_logprobs` does, of logits that are cap * tanh(logits / cap) (Gemma 2, arXiv 2408.00118).
+
+    The backward pass makes each tile of logits again.
+    """
+
+    def of_tile(hidden_tH: Tensor, ids_t: Tensor) -> Tensor:
+        logits_tV = torch.nn.functional.linear(hidden_tH, head_VH).float()
+        return selected_logprobs(cap * torch.tanh(logits_tV / cap), ids_t)
+
+    tiles = zip(hidden_NH.split(TILE), answer_ids_N.split(TILE), strict=True)
+    found: list[Tensor] = [checkpoint(of_tile, *tile, use_reentrant=False, preserve_rng_state=False) for tile in tiles]
+    return torch.cat(found)

@@ -37,6 +37,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "gemma2": lambda: Gemma2Config(
         **SHAPE, head_dim=8, sliding_window=4, attn_logit_softcapping=2.0, final_logit_softcapping=None
     ),
+    "gemma2, capped logits": lambda: Gemma2Config(**SHAPE, head_dim=8, sliding_window=4, final_logit_softcapping=3.0),
     "gemma3": lambda: Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=4),
     "gpt2": lambda: GPT2Config(vocab_size=97, n_embd=48, n_layer=2, n_head=6, n_positions=64, initializer_range=0.3),
 }

@@ -18,6 +18,7 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
+    RecurrentGemmaConfig,
 )
 
 from cai.errors import InputError
@@ -28,7 +29,7 @@ from tests.engines import tiny
 from tests.train.test_packed_attention import ROWS, SHAPE, alone, made
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "a soft cap": (Gemma2Config(**SHAPE, head_dim=8), "final_logit_softcapping"),
+    "another model's soft cap": (RecurrentGemmaConfig(**SHAPE), "logits_soft_cap"),
     "a scale": (GraniteConfig(**SHAPE, logits_scaling=2.0), "logits_scaling"),
     "chunks": (
         Llama4TextConfig(**SHAPE, head_dim=8, attention_chunk_size=4, num_local_experts=2, intermediate_size_mlp=64),
@@ -95,9 +96,13 @@ def test_the_output_layer_is_itself_again() -> None:
     assert model(input_ids=torch.tensor([[5, 6]])).logits.shape == (1, 2, model.config.vocab_size)
 
 
-def test_no_tensor_of_all_positions_by_vocabulary_is_made() -> None:
+@pytest.mark.parametrize("capped", [False, True])
+def test_no_tensor_of_all_positions_by_vocabulary_is_made(capped: bool) -> None:
     """The largest thing beside the weights is a tile, however many tokens there are."""
     model = tiny.llama(vocab_size=20_000)
+    if capped:
+        more = {"head_dim": 8, "attn_logit_softcapping": None, "final_logit_softcapping": 3.0}
+        model = made(Gemma2Config(**SHAPE | {"vocab_size": 20_000, "max_position_embeddings": 4096} | more))
     use_packing(model, "tiny")
     batch = pack_tokens([([5] * 10, [[6] * 1000, [7] * 1000])])
     largest = 0
@@ -116,6 +121,14 @@ def test_no_tensor_of_all_positions_by_vocabulary_is_made() -> None:
     with Watch():
         torch.autograd.backward(answer_logprobs(model, batch).sum())
     assert 256 * 20_000 <= largest < 2 * 256 * 20_000
+
+
+def test_a_capped_model_is_itself_again() -> None:
+    model = made(Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=3.0))
+    use_packing(model, "gemma2")
+    answer_logprobs(model, pack_tokens(ROWS))
+    assert model.config.final_logit_softcapping == 3.0
+    assert float(model(input_ids=torch.tensor([[5, 6]])).logits.abs().max().detach()) <= 3.0
 
 
 def test_dropout_is_off_for_a_while() -> None:
