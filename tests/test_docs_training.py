@@ -49,7 +49,8 @@ def folder(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_configs_load(tmp_path: Path) -> None:
     for name, text in (found := re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL)):
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert [name for name, _ in found] == ["stop.yaml", "qlora.yaml"]
+    assert [name for name, _ in found] == ["stop.yaml", "principles.yaml", "qlora.yaml"]
+    assert load_config(RewardConfig, tmp_path / "principles.yaml", []).principle_conditioned
     assert load_config(DPOConfig, tmp_path / "qlora.yaml", []).quantization == "4bit"
     stop = load_config(RewardConfig, tmp_path / "stop.yaml", ["stop.patience=4"]).stop
     assert stop is not None
@@ -86,7 +87,7 @@ def test_the_other_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_python_runs_in_its_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train, look, use, _ = PYTHON
+    train, look, use, told, _ = PYTHON
     exec(train.replace('"embedded"', repr(str(folder / "runs/sft/model"))), {})
     assert re.fullmatch(r"\[-?\d+\.\d+\]\n", capsys.readouterr().out)
     assert json.loads((folder / "runs/pm/result.json").read_text())["steps"] == 1
@@ -100,6 +101,11 @@ def test_the_python_runs_in_its_order(folder: Path, capsys: pytest.CaptureFixtur
     margins, reward = capsys.readouterr().out.splitlines()
     assert "Spread(mean=" in margins
     assert isinstance(json.loads(reward)[0], float)
+    rig.write(folder / "by_principle.jsonl", [rig.pair(number, principle="Be brief.") for number in range(12)])
+    exec(told.replace('"embedded"', repr(str(folder / "runs/sft/model"))), {})
+    brief, long, fixed = (float(each) for each in re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
+    assert brief != long
+    assert fixed == pytest.approx(brief, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(RECIPES))

@@ -197,6 +197,9 @@ def serve_reward(
     from cai.judges.preference_model import PreferenceModel
 
     model = PreferenceModel.load(folder)
+    if model.wording is not None:
+        problem = "this preference model judges by a principle, and requests name none"
+        raise InputError(Problem(folder, 0, 0, problem, "serve one that was trained without principle_conditioned"))
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(folder))
 
     server = reward_server(

@@ -30,6 +30,7 @@ class PreferenceEnsemble:
             raise ValueError(f"an ensemble of {len(members)}; give at least two preference models")
         self.members = tuple(members)
         self.revision = digest([member.revision for member in members])
+        self.wording = self.members[0].wording
 
     @classmethod
     def load(
@@ -45,17 +46,29 @@ class PreferenceEnsemble:
             [PreferenceModel.load(each, dtype=dtype, device=device, quantization=quantization) for each in folders]
         )
 
-    def score(self, answers: Sequence[tuple[Dialogue, str]], *, batch_tokens: int = 4096) -> list[float]:
-        """Return the mean score per (dialogue, answer), in their order."""
-        return [spread.mean for spread in self.spread(answers, batch_tokens=batch_tokens)]
+    def score(
+        self,
+        answers: Sequence[tuple[Dialogue, str]],
+        *,
+        principles: Sequence[str] | None = None,
+        batch_tokens: int = 4096,
+    ) -> list[float]:
+        """Return the mean score per (dialogue, answer), in their order; `principles` as in `PreferenceModel.score`."""
+        return [spread.mean for spread in self.spread(answers, principles=principles, batch_tokens=batch_tokens)]
 
-    def spread(self, answers: Sequence[tuple[Dialogue, str]], *, batch_tokens: int = 4096) -> list[Spread]:
+    def spread(
+        self,
+        answers: Sequence[tuple[Dialogue, str]],
+        *,
+        principles: Sequence[str] | None = None,
+        batch_tokens: int = 4096,
+    ) -> list[Spread]:
         """Return mean and standard deviation per (dialogue, answer).
 
         A score means something only against another of the same dialogue, and members' zeros differ: this deviation
         holds that difference, too. That of `margins` does not.
         """
-        columns = [member.score(answers, batch_tokens=batch_tokens) for member in self.members]
+        columns = [member.score(answers, principles=principles, batch_tokens=batch_tokens) for member in self.members]
         return [spread_of(row) for row in zip(*columns, strict=True)]
 
     def margins(self, pairs: Sequence[tuple[Dialogue, str, str]], *, batch_tokens: int = 4096) -> list[Spread]:

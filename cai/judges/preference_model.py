@@ -12,6 +12,7 @@ from cai.engines.loading import Dtype, Quantization, pick_device, pick_dtype, qu
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Verdict
+from cai.judges.conditioned import kept_ids, told, wording_of
 from cai.judges.fit import verdicts
 from cai.judges.pairwise import verdict_of
 from cai.types import Dialogue
@@ -23,16 +24,35 @@ WINDOW = 32
 class PreferenceModel:
     """Scores answers to dialogues. Higher is better; only differences between answers to one dialogue count."""
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, *, revision: str, max_length: int = 2048) -> None:
-        """Use a sequence classifier of one output; longer dialogues lose their beginning."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        renderer: Renderer,
+        *,
+        revision: str,
+        max_length: int = 2048,
+        principle: str | None = None,
+    ) -> None:
+        """Use a sequence classifier of one output; longer dialogues lose their beginning.
+
+        `principle` is the text that a model which reads one judges by where none is given with the answers.
+        """
         self.model, self.renderer, self.revision = model.eval(), renderer, revision
-        self._max_length = max_length
+        self._max_length, self._principle = max_length, principle
+        self.wording = wording_of(renderer.tokenizer)
+        """How the model is told a principle; None for one that reads none."""
         self.read: Callable[[Any, Sequence[Sequence[int]], int], Tensor] = score_batch
         """Returns the scores of rows of ids, [B], given the model, the rows and the padding id."""
 
     @classmethod
     def load(
-        cls, folder: str, *, dtype: Dtype = "float32", device: str = "auto", quantization: Quantization = "none"
+        cls,
+        folder: str,
+        *,
+        dtype: Dtype = "float32",
+        device: str = "auto",
+        quantization: Quantization = "none",
+        principle: str | None = None,
     ) -> "PreferenceModel":
         """Load what `cai.train.reward` saved; raises InputError for a folder that holds something else.
 
@@ -51,11 +71,36 @@ class PreferenceModel:
         whole(folder, loaded)
         revision = model_digest(path) + ("" if quantization == "none" else f"+{quantization}")
         placed = model.to(place) if quantization == "none" else model
-        return cls(placed, Renderer(tokenizer), revision=revision)
+        return cls(placed, Renderer(tokenizer), revision=revision, principle=principle)
 
-    def score(self, answers: Sequence[tuple[Dialogue, str]], *, batch_tokens: int = 4096) -> list[float]:
-        """Return one score per (dialogue, answer), in their order."""
-        return self.score_ids([self._ids(dialogue, answer) for dialogue, answer in answers], batch_tokens=batch_tokens)
+    def score(
+        self,
+        answers: Sequence[tuple[Dialogue, str]],
+        *,
+        principles: Sequence[str] | None = None,
+        batch_tokens: int = 4096,
+    ) -> list[float]:
+        """Return one score per (dialogue, answer), in their order.
+
+        `principles` has a text for each answer, for a model that was trained to be told (`principle_conditioned`); ""
+        tells it none, as rows without one were trained on. Raises InputError where such a model is told nothing, and
+        where another is told something; ValueError for too few texts or too many.
+        """
+        texts = self._texts(principles, len(answers))
+        ids = [self._ids(*answer, text) for answer, text in zip(answers, texts, strict=True)]
+        return self.score_ids(ids, batch_tokens=batch_tokens)
+
+    def _texts(self, principles: Sequence[str] | None, count: int) -> Sequence[str]:
+        if principles is None and self._principle is not None:
+            principles = [self._principle] * count
+        if self.wording is None and principles is not None:
+            raise InputError(Problem("principles", 0, 0, "this preference model reads no principle", "leave it out"))
+        if self.wording is not None and principles is None:
+            fix = "give principles=[...], a text for each answer, or load it with principle=..."
+            raise InputError(Problem("principles", 0, 0, "this preference model judges by a principle", fix))
+        if principles is not None and len(principles) != count:
+            raise ValueError(f"{len(principles)} principles for {count} answers; give one for each")
+        return [""] * count if principles is None else principles
 
     @torch.no_grad()
     def score_ids(self, rows: Sequence[Sequence[int]], *, batch_tokens: int = 4096) -> list[float]:
@@ -73,9 +118,11 @@ class PreferenceModel:
                 scores[index] = value
         return scores
 
-    def _ids(self, dialogue: Dialogue, answer: str) -> list[int]:
-        ids = self.renderer.prompt_ids(dialogue) + self.renderer.answer_ids(answer, end_of_turn=True)
-        return ids[-self._max_length :]
+    def _ids(self, dialogue: Dialogue, answer: str, principle: str = "") -> list[int]:
+        prompt = told(dialogue, principle, self.wording) if self.wording else dialogue
+        ids = self.renderer.prompt_ids(prompt) + self.renderer.answer_ids(answer, end_of_turn=True)
+        kept = kept_ids(self.renderer, prompt, principle)
+        return ids[:kept] + ids[kept:][-max(1, self._max_length - kept) :]
 
 
 def score_batch(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
@@ -129,8 +176,8 @@ class Scorer(Protocol):
 
     revision: str
 
-    def score(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float]:
-        """Return one score per (dialogue, answer), in their order."""
+    def score(self, answers: Sequence[tuple[Dialogue, str]], *, principles: Sequence[str] | None = None) -> list[float]:
+        """Return one score per (dialogue, answer), in their order; by a principle each where the model reads one."""
         ...
 
 
@@ -138,11 +185,11 @@ class PreferenceModelJudge:
     """Compare answers by the difference of their scores: the probability that the preference model was trained on."""
 
     name = "preference_model"
-    by_principle = False
 
     def __init__(self, preference_model: Scorer) -> None:
-        """Judge with a preference model."""
+        """Judge with a preference model; one that reads principles is told those of the comparisons."""
         self._model = preference_model
+        self.by_principle = getattr(preference_model, "wording", None) is not None
         self.model = preference_model.revision
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
@@ -155,6 +202,7 @@ class PreferenceModelJudge:
 
     def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
         answers = [(item.prompt, text) for item in fit for text in (item.response_a, item.response_b)]
-        scores = self._model.score(answers)
+        told_by = [item.principle.text for item in fit for _ in range(2)] if self.by_principle else None
+        scores = self._model.score(answers, principles=told_by)
         for item, a, b in zip(fit, scores[::2], scores[1::2], strict=True):
             yield verdict_of(item.id, a - b)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
+from cai.judges.conditioned import WORDING, kept_ids, told, wording_of
 from cai.records.loaders import dialogue_of
 from cai.records.pairs import as_exported, pair_of
 from cai.records.rows import read_rows
@@ -51,6 +52,15 @@ class Item:
     """Of the prompt and of each answer; none where only lengths matter."""
     source: str = ""
     """What kind of row it is, by itself or by its file's name."""
+    principle: str = ""
+    """What it was judged by, where the model is told; the prompt then begins with it."""
+    kept: int = 0
+    """Leading ids of the prompt that are never cut off: the principle's."""
+
+    @property
+    def least(self) -> int:
+        """The tokens without any of the prompt that could be cut off."""
+        return self.kept + max(self.answer_tokens)
 
     @property
     def key(self) -> str:
@@ -95,10 +105,15 @@ def rows_of(paths: Iterable[Path]) -> Iterable[tuple[str, dict[str, Any]]]:
         raise InputError(problems)
 
 
-def measure_pairs(rows: Iterable[tuple[str, dict[str, Any]]], renderer: Renderer) -> tuple[list[Item], Counter[str]]:
+def measure_pairs(
+    rows: Iterable[tuple[str, dict[str, Any]]],
+    renderer: Renderer,
+    principle: Callable[[dict[str, Any]], str] | None = None,
+) -> tuple[list[Item], Counter[str]]:
     """Return pairs, measured, and how many rows of a journal are none (ties, drops), by reason.
 
-    Raises InputError naming all other rows that are none.
+    `principle` gives the principle of a row, which its prompt then begins with. Raises InputError naming all other rows
+    that are none.
     """
     dropped: Counter[str] = Counter()
 
@@ -108,7 +123,8 @@ def measure_pairs(rows: Iterable[tuple[str, dict[str, Any]]], renderer: Renderer
             dropped[exported] += 1
             return None
         prompt, chosen, rejected, target = pair_of(exported)
-        return _measured(place, prompt, (chosen, rejected), renderer, target, str(exported.get("kind") or ""))
+        about = {"target": target, "principle": principle(row) if principle else ""}
+        return _measured(place, prompt, (chosen, rejected), renderer, str(exported.get("kind") or ""), **about)
 
     return _measure(rows, item), dropped
 
@@ -128,12 +144,23 @@ def measure_chats(rows: Iterable[tuple[str, dict[str, Any]]], renderer: Renderer
 
 
 def _measured(
-    place: str, prompt: Dialogue, answers: tuple[str, ...], renderer: Renderer, target: float = 1.0, kind: str = ""
+    place: str, prompt: Dialogue, answers: tuple[str, ...], renderer: Renderer, kind: str = "", **about: Any
 ) -> Item:
+    wording = wording_of(renderer.tokenizer) or WORDING
+    prompt = told(prompt, principle := about.get("principle", ""), wording)
     start = tuple(renderer.prompt_ids(prompt))
     ends = [tuple(renderer.answer_ids(answer, end_of_turn=True)) for answer in answers]
-    source = kind or Path(place.rpartition(":")[0]).name
-    return Item(place, prompt, answers, len(start), tuple(map(len, ends)), target, (start, *ends), source)
+    return Item(
+        place,
+        prompt,
+        answers,
+        len(start),
+        tuple(map(len, ends)),
+        ids=(start, *ends),
+        source=kind or Path(place.rpartition(":")[0]).name,
+        kept=kept_ids(renderer, prompt, principle),
+        **about,
+    )
 
 
 def _measure(
@@ -235,8 +262,8 @@ def empty_answers(items: Sequence[Item]) -> Finding | None:
 
 def no_room_for_answer(items: Sequence[Item], max_length: int) -> Finding | None:
     """An answer that leaves no token for its prompt is dropped, and the longest rows with it: a bias against length."""
-    hits = [item for item in items if max(item.answer_tokens) >= max_length]
-    longest = max((max(item.answer_tokens) for item in hits), default=0)
+    hits = [item for item in items if item.least >= max_length]
+    longest = max((item.least for item in hits), default=0)
     problem = f"an answer alone fills max_length={max_length}, so the row is dropped"
     fix = f"raise max_length (to {longest + 1} for all)"
     return _found("no-room-for-answer", hits, items, problem, fix, error=len(hits) == len(items))
@@ -244,9 +271,7 @@ def no_room_for_answer(items: Sequence[Item], max_length: int) -> Finding | None
 
 def prompt_cut(items: Sequence[Item], max_length: int) -> Finding | None:
     """A prompt too long loses its beginning: first the system's turn, then the question."""
-    hits = [
-        item for item in items if max(item.answer_tokens) < max_length < item.prompt_tokens + max(item.answer_tokens)
-    ]
+    hits = [item for item in items if item.least < max_length < item.prompt_tokens + max(item.answer_tokens)]
     longest = max((item.prompt_tokens + max(item.answer_tokens) for item in hits), default=0)
     problem = f"prompt and answer exceed max_length={max_length}: the prompt's beginning is cut off"
     return _found("prompt-cut", hits, items, problem, f"raise max_length (to {longest} for all)")

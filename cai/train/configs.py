@@ -110,8 +110,19 @@ class RewardConfig(EpochsConfig):
     label_noise: float = Field(0.0, ge=0.0, lt=0.5)
     """The share of labels that are wrong, which the loss corrects for (Patrini et al. 2017, arXiv 1609.03683). For hard
     labels; calibrated probabilities (`chosen_prob`) have nothing left to correct."""
+    principle_conditioned: bool = False
+    """Let the model read, before the dialogue, the principle that a row was judged by (SALMON: Sun et al. 2023, arXiv
+    2310.05910): its `principle`, a text or an id, or `principles`, a list of them. Rows without are read without."""
+    constitution: str | None = None
+    """Where principles that rows name by their ids have their texts: a file, or the name of one that comes along."""
     stop: StopSettings | None = None
     """End early by a figure on the held-out pairs; None trains to the end."""
+
+    @model_validator(mode="after")
+    def _texts_for_something(self) -> "RewardConfig":
+        if self.constitution is not None and not self.principle_conditioned:
+            raise ValueError("a 'constitution' is for models that read principles; set principle_conditioned too")
+        return self
 
     @model_validator(mode="after")
     def _something_to_stop_by(self) -> "RewardConfig":

@@ -2,9 +2,10 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
@@ -77,14 +78,20 @@ def chats_of(items: Sequence[Item], paths: Sequence[Path], *, max_length: int) -
     return examples, dropped
 
 
-def load_pairs(paths: Sequence[Path], renderer: Renderer, *, max_length: int) -> tuple[list[Pair], Counter[str]]:
+def load_pairs(
+    paths: Sequence[Path],
+    renderer: Renderer,
+    *,
+    max_length: int,
+    principle: Callable[[dict[str, Any]], str] | None = None,
+) -> tuple[list[Pair], Counter[str]]:
     """Return the pairs of files of `prompt`, `chosen`, `rejected` (and `chosen_prob`), and the drops by reason.
 
     Without `prompt`, `chosen` and `rejected` are whole dialogues (hh-rlhf's form) that share their beginning. A journal
-    of preferences gives the rows that its export has. Raises InputError naming every row that is none of these, or when
-    nothing is left.
+    of preferences gives the rows that its export has. `principle` gives a row's principle to a model that reads it.
+    Raises InputError naming every row that is none of these, or when nothing is left.
     """
-    items, dropped = measure_pairs(rows_of(paths), renderer)
+    items, dropped = measure_pairs(rows_of(paths), renderer, principle)
     return pairs_of(items, paths, dropped, max_length=max_length)
 
 
@@ -120,10 +127,11 @@ def _examples(item: Item, max_length: int) -> list[Example] | str:
     if not all(answer.strip() for answer in item.answers):
         return "empty answer"
     start, *ends = item.ids
-    room = max_length - max(map(len, ends))
+    room = max_length - item.least
     if room < 1:
         return "answer longer than max_length"
-    return [Example(start[-room:], end, item.place) for end in ends]
+    prompt = start[: item.kept] + start[item.kept :][-room:]
+    return [Example(prompt, end, item.place) for end in ends]
 
 
 def training_order(lengths: Sequence[int], *, epochs: int, batch_size: int, seed: int) -> list[int]:

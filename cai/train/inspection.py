@@ -21,7 +21,7 @@ def describe(items: Sequence[Item], max_length: int, *, template: bool = True) -
     """
     pairs = bool(items) and len(items[0].answers) == 2
     whole = [item.prompt_tokens + max(item.answer_tokens) for item in items]
-    fits = [max(item.answer_tokens) < max_length for item in items]
+    fits = [item.least < max_length for item in items]
     lost = [max(0, each - max_length) if fit else 0 for each, fit in zip(whole, fits, strict=True)]
     columns = {"prompt": [item.prompt_tokens for item in items]}
     for number, name in enumerate(("chosen", "rejected") if pairs else ("answer",)):

@@ -5,7 +5,7 @@ Bradley-Terry with a probability per pair (Bai et al. 2022, section 4.1: soft la
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
+from cai.judges.conditioned import remember, wording_of
 from cai.losses.noise import forward_corrected
 from cai.losses.preference import bradley_terry
 from cai.train.checks import findings, measure_pairs, rows_of
@@ -25,6 +26,7 @@ from cai.train.hf import CountedTrainer, Rows, finish, fit, newest_checkpoint, p
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_ends
 from cai.train.preflight import refuse_or_tell, tell_estimate
+from cai.train.principles import check_told, principle_of, principle_texts
 from cai.train.readout import answer_scores, evaluating, placed
 
 
@@ -61,9 +63,12 @@ def run_reward(config: RewardConfig) -> None:
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
-    items, dropped = measure_pairs(rows_of(config.data), renderer)
+    principle = reads_principles(config, tokenizer)
+    items, dropped = measure_pairs(rows_of(config.data), renderer, principle)
+    if principle:
+        check_told(items)
     pairs, dropped = pairs_of(items, config.data, dropped, max_length=config.max_length)
-    train, held_out, dropped = load_split(config, renderer, pairs, dropped)
+    train, held_out, dropped = load_split(config, renderer, pairs, dropped, principle)
     if config.stop is not None and not held_out:
         fix = "raise eval_fraction, or give eval_data"
         raise InputError(Problem("stop", 0, 0, "no prompt came to be held out, so there is nothing to stop by", fix))
@@ -110,8 +115,28 @@ def stop_on(config: RewardConfig, trainer: CountedTrainer, held_out: Sequence[Pa
     return stop
 
 
+def reads_principles(config: RewardConfig, tokenizer: Any) -> Callable[[dict[str, Any]], str] | None:
+    """Return what gives a row's principle, and mark the tokenizer; None for a model that is not to read any.
+
+    Raises InputError for a constitution that can't be read, and when training starts from a model that reads principles
+    and this one is not to.
+    """
+    if not config.principle_conditioned:
+        if wording_of(tokenizer):
+            fix = "set principle_conditioned: true, or start from another model"
+            raise InputError(Problem("model", 0, 0, f"{config.model} reads a principle before each dialogue", fix))
+        return None
+    texts = principle_texts(config.constitution)
+    remember(tokenizer)
+    return lambda row: principle_of(row, texts)
+
+
 def load_split(
-    config: RewardConfig, renderer: Renderer, pairs: Sequence[Pair], dropped: Counter[str]
+    config: RewardConfig,
+    renderer: Renderer,
+    pairs: Sequence[Pair],
+    dropped: Counter[str],
+    principle: Callable[[dict[str, Any]], str] | None,
 ) -> tuple[list[Pair], list[Pair], Counter[str]]:
     """Return pairs to train on, pairs held out, and the drops by reason; no prompt is on both sides.
 
@@ -119,7 +144,7 @@ def load_split(
     """
     if not config.eval_data:
         return *split_by_prompt(pairs, share=config.eval_fraction), dropped
-    held_out, _ = load_pairs(config.eval_data, renderer, max_length=config.max_length)
+    held_out, _ = load_pairs(config.eval_data, renderer, max_length=config.max_length, principle=principle)
     held = {pair.key for pair in held_out}
     train = [pair for pair in pairs if pair.key not in held]
     if not train:
