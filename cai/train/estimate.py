@@ -48,8 +48,9 @@ class Estimate:
     """With temporaries; of the longest micro-batch."""
     around: float
     """What the process had before: libraries and rows. 0 on a GPU."""
-    merging: float
-    """For the model that an adapter is merged into at the end; 0 on a GPU: that is in the machine's memory."""
+    copies: float
+    """Of all weights in float32: the one that an adapter is merged into at the end, and the file that 4-bit weights are
+    made of, which stays mapped. 0 on a GPU: they are in the machine's memory."""
     free: float
     """On the device, when it was asked."""
     seconds: float
@@ -57,7 +58,7 @@ class Estimate:
     @property
     def peak(self) -> float:
         """Most bytes at once."""
-        return self.around + self.weights + self.gradients + self.optimizer + self.activations + self.merging
+        return self.around + self.weights + self.gradients + self.optimizer + self.activations + self.copies
 
     def __str__(self) -> str:
         """Return it for people."""
@@ -164,7 +165,7 @@ def _of_parts(config: EpochsConfig, count: Weights, longest: Work, seconds: floa
         optimizer=optimizer_bytes(config, count),
         activations=max(0.0, longest.held - gradients),
         around=0.0 if on_gpu else float(psutil.Process().memory_info().rss),
-        merging=0.0 if on_gpu or config.lora is None else 4.0 * count.all,
+        copies=0.0 if on_gpu else 4.0 * count.all * ((config.lora is not None) + (config.quantization == "4bit")),
         free=float(torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available),
         seconds=seconds,
     )

@@ -58,7 +58,7 @@ def test_an_adapter_is_counted_to_the_byte(tiny_model_dir: Path, tmp_path: Path,
     number, trained = counts(with_adapter(plain, config, task=task, keep=keep))
     assert trained < number / 2
     assert (found.weights, found.gradients, found.optimizer) == (4 * number, 4 * trained, 8 * trained)
-    assert found.merging == 4 * number  # a second model at the end
+    assert found.copies == 4 * number  # a second model at the end
     assert found.peak == pytest.approx(found.around + 8 * number + 12 * trained + found.activations)
 
 
@@ -72,6 +72,7 @@ def test_4_bits_and_8_bits(tiny_model_dir: Path, tmp_path: Path) -> None:
     number, _ = counts(with_adapter(plain, rig.settings("sft", tmp_path, tiny_model_dir, lora=LORA), task="CAUSAL_LM"))
     found = estimated("sft", tmp_path, tiny_model_dir, lora=LORA, quantization="4bit", precision="bf16")
     assert found.weights == pytest.approx(4 * (number - linear) + 0.515875 * linear)
+    assert found.copies == 2 * 4 * number
     whole = estimated("sft", tmp_path, tiny_model_dir, optimizer="adamw_8bit")
     embedded = plain.get_input_embeddings().weight.numel()
     total = whole.gradients / 4
