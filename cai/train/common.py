@@ -109,6 +109,8 @@ def save_model(
     `constitutions` are the digests of those it was made under; `weights` are the model's where it has pieces only.
     """
     partial = folder.with_name(f".{folder.name}.partial")
+    if weights is not None:  # gathered, tied weights are copies of each other, which Transformers would write twice
+        weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
     with storing(folder):
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial, state_dict=weights)

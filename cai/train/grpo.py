@@ -21,9 +21,10 @@ from cai.processes import is_main, world
 from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
 from cai.storage import atomic_write_json
+from cai.train.checkpoints import newest_checkpoint, set_damaged_aside
 from cai.train.common import keep_trackers_local, read_metrics, save_model, wants_bf16
 from cai.train.group_config import GroupConfig, GRPOConfig, RLOOConfig
-from cai.train.hf import Watch, newest_checkpoint, peak_memory_mb, prepare_process
+from cai.train.hf import Watch, peak_memory_mb, prepare_process
 from cai.train.loading import merged
 from cai.train.made_under import constitutions_of
 from cai.train.rewards.config import folders_of
@@ -77,6 +78,7 @@ def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> N
     prepare_process(config.seed)
     rewards = Rewards.of(reward_fn) if reward_fn else build_rewards(config.all_rewards, args.device)
     trainer = _trainer(config, args, path, tokenizer, prompts, rewards)
+    set_damaged_aside(config.out / "checkpoints")
     saved = newest_checkpoint(config.out / "checkpoints")
     done = int(saved.name.rpartition("-")[2]) if saved else 0
     trainer.remove_callback(PrinterCallback)

@@ -6,7 +6,7 @@ Only public hooks are used: `compute_loss`, `get_batch_samples`, `log`, callback
   the number of processes changes it;
 - the order of rows comes with the data (`cai.train.data.training_order`), for all epochs at once, so a resume is a
   count of rows and nothing else;
-- a checkpoint counts only when its marker is there, which is written last.
+- a checkpoint counts only when its marker is there, which is written last (`cai.train.checkpoints`).
 """
 
 import ctypes
@@ -31,14 +31,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from cai.errors import InputError, Problem, StorageError, TrainingError, disk_refused
 from cai.processes import is_main, quiet_libraries, wait_for_all, world
 from cai.progress import Progress
-from cai.storage import atomic_write, atomic_write_json, storing
-from cai.train.common import MetricsLog, fsync_files, keep_trackers_local, save_model, wants_bf16
+from cai.storage import atomic_write_json
+from cai.train.checkpoints import mark_whole, set_damaged_aside
+from cai.train.checkpoints import newest_checkpoint as newest_checkpoint
+from cai.train.common import MetricsLog, keep_trackers_local, save_model, wants_bf16
 from cai.train.configs import EpochsConfig
 from cai.train.diagnosis import DiagnosisCallback
 from cai.train.loading import check_extras, merged
 from cai.train.made_under import constitutions_of
-
-MARKER = "COMPLETE"
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's `mallopt` (malloc.h)."""
@@ -198,10 +198,7 @@ class Watch(TrainerCallback):
         """Mark the checkpoint just written, when every process has put its part into it and all of it lasts."""
         wait_for_all()
         if is_main():
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            with storing(folder):
-                fsync_files(folder)
-            atomic_write(folder / MARKER, b"")
+            mark_whole(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """End the progress line."""
@@ -234,9 +231,13 @@ def keep_freed_memory() -> None:
 
 
 def training_arguments(config: EpochsConfig, rows: int) -> TrainingArguments:
-    """Return the Trainer's arguments; raises InputError when the batch does not divide among the processes."""
+    """Return the Trainer's arguments, and look after the checkpoints that it may go on from.
+
+    Raises InputError when the batch does not divide among the processes.
+    """
     keep_trackers_local(config)
     check_extras(config)
+    set_damaged_aside(config.out / "checkpoints")
     share, left = divmod(min(config.batch_size, rows), world())
     if left or share == 0:
         problem = f"a batch of {min(config.batch_size, rows)} rows can't be shared by {world()} processes"
@@ -279,12 +280,6 @@ def training_arguments(config: EpochsConfig, rows: int) -> TrainingArguments:
     )
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint that was written to its end, or None."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[str, Any]:
     """Train to the end, from the newest whole checkpoint if there is one; return what to put into result.json."""
     checkpoint = newest_checkpoint(config.out / "checkpoints")
@@ -322,8 +317,6 @@ def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result
     # Every process takes part: where weights are sharded (FSDP, ZeRO-3) each has a piece.
     weights = trainer.accelerator.get_state_dict(trainer.model)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    # Gathered, tied weights are copies of each other, which Transformers would write twice.
-    weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
     if is_main():
         if config.lora is not None:
             model, weights = merged(model, weights), None

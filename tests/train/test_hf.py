@@ -15,8 +15,9 @@ from transformers.trainer_utils import SaveStrategy
 from cai.errors import InputError, TrainingError
 from cai.processes import cpu_launch_command
 from cai.train import hf, sft
+from cai.train.checkpoints import MARKER, newest_checkpoint
 from cai.train.configs import SFTConfig
-from cai.train.hf import MARKER, Rows, keep_freed_memory, newest_checkpoint, peak_memory_mb, training_arguments
+from cai.train.hf import Rows, keep_freed_memory, peak_memory_mb, training_arguments
 from tests.engines import tiny
 from tests.train import rig
 
@@ -73,15 +74,6 @@ def test_the_schedule_counts_optimizer_steps(tmp_path: Path) -> None:
     assert (plain.report_to, SaveStrategy(plain.save_strategy).value) == ([], "no")
     tracked = training_arguments(config(tmp_path, report_to=["tensorboard"], save_every=7), 200)
     assert (tracked.report_to, tracked.save_steps) == (["tensorboard"], 7)
-
-
-def test_the_newest_whole_checkpoint_is_taken_by_number(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "none") is None
-    for step, whole in ((2, True), (10, True), (9, True), (11, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
-            (tmp_path / f"checkpoint-{step}" / MARKER).touch()
-    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
 @pytest.mark.parametrize("kind", rig.KINDS)

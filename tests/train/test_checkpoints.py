@@ -1,0 +1,108 @@
+"""Checkpoints: which one counts, and what is done about damage to each of their files."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from cai.train import hf
+from cai.train.checkpoints import MARKER, newest_checkpoint, set_damaged_aside
+from tests.train import rig
+
+
+def test_the_newest_whole_checkpoint_is_taken_by_number(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "none") is None
+    for step, whole in ((2, True), (10, True), (9, True), (11, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / MARKER).touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+class Stops(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The config of a training that stopped after two of three steps, with a checkpoint of each."""
+    config = rig.settings("sft", tmp_path_factory.mktemp("stopped"), tiny_model_dir, save_every=1)
+    before = hf.CountedTrainer.__init__
+
+    def stopping(self: hf.CountedTrainer, *args: Any, **kwargs: Any) -> None:
+        before(self, *args, **kwargs)
+        self.add_callback(Stops())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf.CountedTrainer, "__init__", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            rig.train("sft", config)
+    return config
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flipped": flip,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(
+    stopped: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    source = stopped.out / "checkpoints"
+    files = [path.relative_to(source) for path in (source / "checkpoint-2").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for number, file in enumerate(files):
+        folder = tmp_path / str(number)
+        shutil.copytree(source, folder)
+        DAMAGE[damage](folder / file)
+        set_damaged_aside(folder)
+        assert newest_checkpoint(folder) == folder / "checkpoint-1"
+        if (file.name, damage) != (MARKER, "deleted"):  # that is a checkpoint which was never finished
+            assert f"{folder / file}: damaged since it was written; set aside as damaged-2" in capsys.readouterr().err
+            assert (folder / "damaged-2").is_dir()
+        assert not (folder / "checkpoint-2").exists()
+
+
+def test_a_sound_checkpoint_stays_and_what_was_never_finished_goes(
+    stopped: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stopped.out / "checkpoints", folder)
+    shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-3")
+    (folder / "checkpoint-3" / MARKER).unlink()
+    set_damaged_aside(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    assert not capsys.readouterr().err
+    for step in (1, 2):
+        flip(folder / f"checkpoint-{step}" / "optimizer.pt")
+    set_damaged_aside(folder)
+    assert newest_checkpoint(folder) is None
+    assert capsys.readouterr().err.count("optimizer.pt: damaged") == 2
+    set_damaged_aside(tmp_path / "none")
+
+
+def test_a_training_goes_on_from_the_checkpoint_before(stopped: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+    whole, _ = rig.train("sft", rig.settings("sft", tmp_path / "whole", tiny_model_dir))
+    out = tmp_path / "out"
+    shutil.copytree(stopped.out, out)
+    flip(out / "checkpoints" / "checkpoint-2" / "optimizer.pt")
+    found, _ = rig.train("sft", stopped.model_copy(update={"out": out}))
+    assert json.loads((out / "result.json").read_text())["resumed_at"] == 1
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
