@@ -121,19 +121,27 @@ def in_processes(count: int, work: Callable[[], object]) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = []
+    running = set()
     for rank in range(count):
         child = os.fork()
         if not child:
             _become(rank, count, port, work)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        running.add(child)
+    codes = []
+    while running:
+        child, status = os.wait()
+        running.remove(child)
+        codes.append(os.waitstatus_to_exitcode(status))
+        if status:  # as launchers do: the others might wait for it
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+    return codes
 
 
 def _become(rank: int, count: int, port: int, work: Callable[[], object]) -> None:
     code = 1
     try:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
+        os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # else accelerate takes all cores for each
         if count > 1:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             os.environ |= dict(zip(names, map(str, (rank, rank, count, "127.0.0.1", port)), strict=True))
