@@ -19,7 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
+from cai.judges.preference_model import head_of as score_head_of
 from cai.train import packed_attention
 
 CPU_ATTENTION = {
@@ -42,7 +44,7 @@ class Work:
     forward_flops: float
     """The part of `flops` that the forward pass has."""
     deepest: float
-    """Bytes held, beside weights and optimizer, when activations are most: as the backward pass begins."""
+    """Most bytes held, beside weights and optimizer, until the backward pass leaves the head: all activations."""
     later: float
     """Most bytes held after that, when gradients are more than the activations that are left."""
 
@@ -64,8 +66,8 @@ class Meter(TorchDispatchMode):
         """Start at nothing."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = self.attention = self.moved = 0.0
-        self._events: list[tuple[int, int]] = []
-        self._numbers: dict[int, int] = {}
+        self.held = self.deepest = self.later = 0
+        self._is_later = False
         self._seen = {tensor.untyped_storage()._cdata for tensor in tree_leaves(known) if isinstance(tensor, Tensor)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -88,25 +90,25 @@ class Meter(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key not in self._seen:
             self._seen.add(key)
-            number = len(self._events)
-            self._events.append((number, size))
-            weakref.finalize(storage, self._free, key, number, size)
+            self.held += size
+            if self._is_later:
+                self.later = max(self.later, self.held)
+            else:
+                self.deepest = max(self.deepest, self.held)
+            weakref.finalize(storage, self._free, key, size)
 
-    def _free(self, key: int, number: int, size: int) -> None:
+    def _free(self, key: int, size: int) -> None:
         self._seen.discard(key)
-        self._events.append((number, -size))
+        self.held -= size
 
-    def peaks(self) -> tuple[int, int]:
-        """Return what was held when all but that which is left (gradients) was most, and the most held after that."""
-        left = {number for number, _ in self._events} - {number for number, size in self._events if size <= 0}
-        most = held = passing = deepest = later = 0
-        for number, size in self._events:
-            held += size
-            passing += 0 if number in left else size
-            later = max(later, held)
-            if passing >= most:
-                most, deepest, later = passing, held, 0
-        return deepest, later
+    def begin(self, head: nn.Module) -> RemovableHandle:
+        """Begin a micro-batch of a model with this head, whose way back through the layers is what comes later."""
+        self.deepest, self.later, self._is_later = self.held, 0, False
+
+        def turned(_: Tensor) -> None:
+            self.later, self._is_later = self.held, True
+
+        return head.register_forward_pre_hook(lambda _, given: given[0].register_hook(turned) and None)
 
 
 def _size(tensor: Tensor) -> int:
@@ -180,17 +182,23 @@ def _run(
             meter = Meter([*model.parameters(), *model.buffers(), *given.values()])
             with meter:
                 for _ in range(1 + again):
-                    start = meter.flops
+                    start, hook = meter.flops, meter.begin(head_of(model))
                     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                         found = read(model, given).sum()
                     forward = meter.flops - start
                     found.backward()
+                    hook.remove()
                     del found
     finally:
         packed_attention._masks.cache_clear()
-    deepest, later = meter.peaks()
     each = 1 + again
-    return Work(meter.flops / each, meter.attention / each, meter.moved / each, forward, deepest, later)
+    return Work(meter.flops / each, meter.attention / each, meter.moved / each, forward, meter.deepest, meter.later)
+
+
+def head_of(model: Any) -> nn.Module:
+    """Return the layer that a model ends with: the one of the vocabulary, or of the score."""
+    head: nn.Module = model.get_output_embeddings() or score_head_of(model)
+    return head
 
 
 def on_meta(make: Callable[[Any], Any], config: Any) -> Any:
