@@ -5,8 +5,9 @@ Start: OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/ppo_soak.py [--quick] [-
 All that a run does is part of a step: rollout, scores, updates, samples to look at, held-out prompts every 20 steps, a
 checkpoint every 100. Every answer has 16 tokens (none may end by itself), so that steps are alike; prompts differ.
 
-- memory: resident bytes and Python's objects, each the median of the last twentieth of readings against the median of
-  the twentieth after the first tenth (of 2,000 steps: 201 to 300). Of 600 MB, a leak of 4 kB per step would show.
+- memory: Python's objects, and resident bytes less those that files back; each the median of the last twentieth of
+  readings against that of the twentieth after the first tenth (of 2,000 steps: 201 to 300). Of some 300 MB, a leak of
+  2 kB per step shows.
 - time: the median of the last quarter of steps against that of the first, in seconds of this process's CPU, so that
   other work on the machine is no drift.
 
@@ -49,9 +50,15 @@ class Reading(NamedTuple):
     seconds: float
     """Per step, of this process's CPU: the median since the last reading."""
     memory: int
-    """Bytes in use by the process."""
+    """Resident bytes."""
     objects: int
     """That Python's garbage collector knows."""
+
+
+def resident() -> int:
+    """Return the resident bytes less what files back: under pressure the system takes those away, leak or not."""
+    used = psutil.Process().memory_info()
+    return int(used.rss - getattr(used, "shared", 0))
 
 
 class Watched(Trainer):
@@ -68,7 +75,7 @@ class Watched(Trainer):
         if step % EVERY == 0:
             gc.collect()
             seconds = statistics.median(self.took[-EVERY:])
-            self.readings.append(Reading(seconds, psutil.Process().memory_info().rss, len(gc.get_objects())))
+            self.readings.append(Reading(seconds, resident(), len(gc.get_objects())))
         return values
 
 
