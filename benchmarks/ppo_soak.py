@@ -6,8 +6,8 @@ All that a run does is part of a step: rollout, scores, updates, samples to look
 checkpoint every 100. Every answer has 16 tokens (none may end by itself), so that steps are alike; prompts differ.
 
 - memory: Python's objects, and resident bytes less those that files back; each the median of the last twentieth of
-  readings against that of the twentieth after the first tenth (of 2,000 steps: 201 to 300). Of some 300 MB, a leak of
-  2 kB per step shows.
+  readings against that of the twentieth after the first tenth (of 2,000 steps: 201 to 300). Of some 420 MB, a leak of
+  3 kB per step shows.
 - time: the median of the last quarter of steps against that of the first, in seconds of this process's CPU, so that
   other work on the machine is no drift.
 
