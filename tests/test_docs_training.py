@@ -64,6 +64,16 @@ def test_the_commands_words_are_keys_of_their_configs() -> None:
         load_config(RECIPES[name], ROOT / path, words.split())
 
 
+def test_the_launch_configs_are_there() -> None:
+    launch = r"^    accelerate launch --config_file (\S+) recipes/(\w+)\.py --config (\S+)$"
+    ((config, recipe, settings),) = re.findall(launch, PAGE, flags=re.MULTILINE)
+    named = re.findall(r"launch configs for ([^.]*)\.", PAGE.replace("\n", " "))[0]
+    there = {path.stem for path in (ROOT / config).parent.glob("*.yaml")}
+    assert set(re.findall(r"`(\w+)`", named)) == there
+    assert Path(config).stem in there
+    load_config(RECIPES[recipe], ROOT / settings, [])
+
+
 def test_the_other_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inspect_rows, serve = re.findall(r"^    (cai .*)$", PAGE, flags=re.MULTILINE)
     (body,) = re.findall(r"^    curl http://127.0.0.1:5000/get_reward -d '(.*)'$", PAGE, flags=re.MULTILINE)

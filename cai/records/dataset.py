@@ -106,4 +106,6 @@ def _type(name: str) -> "pyarrow.DataType":
     text: Any = pyarrow.string()
     if name in TURNS:
         return pyarrow.list_(pyarrow.struct([("role", text), ("content", text)]))
+    if name == "principles":
+        return pyarrow.list_(text)
     return pyarrow.float64() if name in NUMBERS else text

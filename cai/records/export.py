@@ -51,6 +51,7 @@ def preference_rows(preferences: Iterable[Preference]) -> list[Row]:
                 "chosen_prob": pair.prob_a if a_wins else 1.0 - pair.prob_a,
                 "kind": pair.kind,
                 "category": pair.category,
+                "principles": list(pair.principles),
                 "constitution": under(pair.provenance),
                 "record": pair.id,
             }

@@ -26,6 +26,7 @@ COLUMNS = {
     "spread": "how far the votes of several principles lie apart (standard deviation of their logits)",
     "kind": "`red_team`, `benign` or `helpful`",
     "category": "the prompt's category",
+    "principles": "ids of the principles that the label was judged by; empty: by the constitution as a whole",
     "constitution": "SHA-256 of the constitution",
     "record": "id of the record in the run's journals",
 }
