@@ -301,13 +301,14 @@ def _prompts(a: Constitution, old: Principle, b: Constitution, new: Principle) -
 
 
 def _asked(constitution: Constitution, principle: Principle) -> dict[Stage, tuple[Dialogue, int]]:
-    """Return what each stage asks, with as little of a run in it as can be, and how many of its turns all share."""
+    """Return what each stage asks, with as little of a run in it as can be, and how many turns all principles share."""
     prompt = (Message("user", "?"),)
+    comparison, _ = comparison_request(constitution.comparison_shots, principle, prompt, "?", "?")
     told = (Message("system", principle.text), Message("system", principle.contrast))
     return {
         "critique": critique_request(constitution, principle, prompt, "?"),
         "revision": revision_request(constitution, principle, prompt, "?", "?"),
-        "comparison": comparison_request(constitution.comparison_shots, principle, prompt, "?", "?"),
+        "comparison": (comparison, 2 * len(constitution.comparison_shots)),
         "contrast": (told, 0),
     }
 

@@ -66,7 +66,7 @@ def wrong(tmp_path: Path) -> Path:
         (["--prompts", "empty-model"], "empty-model: this is a folder; name a file"),
         (["--prompts", "empty.jsonl"], "empty.jsonl: no prompts; give a file with at least one"),
         (["--prompts", "number.jsonl"], "number.jsonl:2:1: 'prompt' is a"),
-        (["--prompts", "a-file"], "a-file: not a file of rows; use one of .jsonl, .csv, .parquet"),
+        (["--prompts", "a-file"], "a-file: not a file of rows; use one of .jsonl, .jsonl.gz, .csv, .parquet"),
         (["--constitution", "nowhere.yaml"], "nowhere.yaml: no such file; check the path"),
         (["--constitution", "harmles"], "did you mean 'harmless'?"),
         (["--constitution", "bad.yaml"], "bad.yaml:5:5: unknown key 'txt'; did you mean 'text'?"),
