@@ -124,16 +124,18 @@ def audit(
 def _audit_answers(configs: "Mapping[str, JudgeConfig]", asking: "Asking", out: Path | None, *, as_json: bool) -> None:
     """Print how each judge's scores tell good answers from bad. Raises InputError for a judge that only compares."""
     from cai.cli.judge_tables import show_discriminations
-    from cai.judges.single import discrimination
+    from cai.judges.single import SCORING, discrimination
 
-    found = []
+    compare = [name for name, config in configs.items() if config.kind not in SCORING]
+    if compare:
+        problem = f"{compare[0]!r} compares answers, it scores none alone"
+        raise InputError(Problem("--judge", 0, 0, problem, f"name one of {', '.join(SCORING)}, or give pairs"))
     with tempfile.TemporaryDirectory() as scratch:
-        for name, asked in judges(configs, asking, out or Path(scratch)):
-            each = discrimination(asked, asking.rules, asking.answers, tags=asking.tags, seed=asking.seed, name=name)
-            if each is None:
-                fix = "name direction, pointwise or preference_model, or give pairs"
-                raise InputError(Problem("--judge", 0, 0, f"{name!r} compares answers, it scores none alone", fix))
-            found.append(each)
+        told = (
+            discrimination(asked, asking.rules, asking.answers, tags=asking.tags, seed=asking.seed, name=name)
+            for name, asked in judges(configs, asking, out or Path(scratch))
+        )
+        found = [each for each in told if each is not None]
     if as_json:
         print(json.dumps({"answers": [asdict(each) for each in found]}, indent=2))
     else:

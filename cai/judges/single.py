@@ -12,6 +12,9 @@ from cai.records.answers import LabelledAnswer
 from cai.storage import seed_from
 from cai.types import Dialogue
 
+SCORING = ("direction", "pointwise", "preference_model")
+"""Kinds of judges that score a single answer."""
+
 
 @runtime_checkable
 class Scorer(Protocol):

@@ -74,7 +74,7 @@ class Long:
 
 
 def test_single_answers_are_audited_by_their_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {"direction": Long, "contrastive": LengthJudge}
+    made = {"direction": Long}  # a judge that only compares is refused before any is built
     monkeypatch.setattr("cai.judges.build.build_judge", lambda config, *args, **kwargs: made[config.kind]())
     monkeypatch.setattr("cai.engines.build.build_engine", lambda config: None)
     path = tmp_path / "answers.jsonl"
@@ -90,7 +90,7 @@ def test_single_answers_are_audited_by_their_scores(tmp_path: Path, monkeypatch:
     assert "1.00" in said
     code, _, told = run("--on", path, "--judge", "contrastive")
     assert code == 2
-    assert "'contrastive' compares answers, it scores none alone; name direction" in told
+    assert "'contrastive' compares answers, it scores none alone; name one of direction, pointwise" in told
     code, _, told = run("--on", path, "--learn-weights", tmp_path / "w.json")
     assert code == 2
     assert "--on holds single answers" in told
