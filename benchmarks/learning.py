@@ -1,19 +1,24 @@
 """What a preference model learns: against TRL's RewardTrainer, and from soft labels against hard ones.
 
-Start: python benchmarks/learning.py --pairs PAIRS.jsonl.gz [--quick] [--seeds 5] [--model embedded]
+Start: python -m benchmarks.learning --pairs PAIRS.jsonl.gz [--quick] [--seeds 5] [--layers 30] [--max-length 512]
+       [--only beside|labels|planted] [--keep FOLDER]
 
-The file has rows with `chosen` and `rejected` (hh-rlhf's form), labelled by people. A hash of the prompts holds 267 of
-1,367 out, whole prompts at a time; accuracy is the share of those on which the score agrees with the people.
+The file has rows with `chosen` and `rejected` (hh-rlhf's form), labelled by people. A hash of the prompts holds 267
+of 1,367 out, whole prompts at a time; accuracy is the share of those on which the score agrees with the people.
 
-1. **Ours against the peer's**: as each would be used, with its own head, order and batching, on the same ids, at equal
-   steps, batch, learning rate (constant) and precision.
-2. **Soft against hard labels**: each row's label is flipped with a chance of its own between 20 and 40 %. The hard run
-   takes the labels as they are, the soft run the probability of each (what a calibrated judge knows): the same flips.
+1. ``beside``: ours against the peer's, as each would be used, with its own head, order and batching, on the same ids,
+   at equal steps, batch, learning rate (constant) and precision.
+2. ``labels``: each row's label is flipped with a chance of its own between 20 and 40 %. The hard run takes the labels
+   as they are, the soft run the probability of each (what a calibrated judge knows): the same flips.
+3. ``planted``: the same on made pairs and a tiny model of random weights, where what is right is known and how much
+   is to be learned does not drown in what a small model can't read: each of 60 words has a worth of its own, and the
+   answer whose words are worth more is right.
 
-Differences are paired: the same held-out pairs, seed by seed. The interval (95 %) is a bootstrap over pairs and seeds.
-Ours passes when the interval's lower end is above -3 points; soft labels pass when theirs is above 0. Prints `name
-ours  peer  ratio  target  PASS|FAIL`, and exits with 1 when one fails. `--quick` runs every part on a few rows with one
-seed: it shows that all of it works, and its verdicts mean nothing.
+Differences are paired: the same held-out pairs, seed by seed. The interval (95 %) is a bootstrap over pairs and
+seeds. Ours passes when the interval's lower end is above -3 points; soft labels pass when theirs is above 0. Prints
+`name ours  peer  ratio  target  PASS|FAIL`, and exits with 1 when one fails. `--keep` holds each run's result, and a
+second start goes on from there. `--layers` cuts the model to its first layers, for both sides: less time. `--quick`
+runs every part on a few rows with one seed: it shows that all of it works, and its verdicts mean nothing.
 """
 
 import argparse
@@ -25,7 +30,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.ppo_learning import tiny_model
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.judges.preference_model import PreferenceModel
@@ -45,6 +51,7 @@ from cai.train.reward import run_reward
 
 BATCH = 8
 FLIPS = (0.2, 0.4)
+WORDS, WORDS_PER_ANSWER = 60, 6
 MARGIN = 0.03
 DRAWS = 10_000
 
@@ -55,13 +62,14 @@ Right = list[bool]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all runs share."""
+    """What all runs of a part share."""
 
     model: str
     train: int
     held_out: int
     max_length: int
     rate: float
+    epochs: int = 1
 
 
 def split(path: Path, setting: Setting) -> tuple[list[Row], list[Row]]:
@@ -118,7 +126,7 @@ def ours(rows: Sequence[Row], held: Sequence[Pair], setting: Setting, seed: int,
     config = RewardConfig(
         model=setting.model, data=[write(rows, folder / "rows.jsonl")], out=folder / "ours", seed=seed,
         learning_rate=setting.rate, warmup=0.0, batch_size=BATCH, max_length=setting.max_length, eval_fraction=0.0,
-        save_every=0,
+        save_every=0, epochs=setting.epochs,
     )  # fmt: skip
     run_reward(config)
     model = PreferenceModel.load(str(config.out / "model"))
@@ -140,7 +148,8 @@ def peer(rows: Sequence[Row], held: Sequence[Pair], setting: Setting, seed: int,
     ]  # fmt: skip
     args: dict[str, Any] = {
         "output_dir": str(folder / "peer"), "per_device_train_batch_size": BATCH, "learning_rate": setting.rate,
-        "bf16": wants_bf16("auto"), "max_length": setting.max_length, "num_train_epochs": 1, "report_to": "none",
+        "bf16": wants_bf16("auto"), "max_length": setting.max_length, "num_train_epochs": setting.epochs,
+        "report_to": "none",
         "save_strategy": "no", "disable_tqdm": True, "lr_scheduler_type": "constant", "dataloader_drop_last": True,
         "use_cpu": not torch.cuda.is_available(), "seed": seed, "gradient_checkpointing": False,
         "weight_decay": 0.0, "logging_strategy": "no",
@@ -184,24 +193,71 @@ def report(name: str, one: Sequence[Right], other: Sequence[Right], least: float
     return good
 
 
-def measure(train: Sequence[Row], held: Sequence[Row], setting: Setting, seeds: int) -> dict[str, list[Right]]:
-    """Train every arm with every seed; return what each ranks right."""
-    found: dict[str, list[Right]] = {"ours": [], "peer": [], "hard": [], "soft": []}
-    for seed in range(seeds):
-        hard, soft = flipped(train, seed)
-        arms: dict[str, tuple[Callable[..., tuple[Right, int]], Sequence[Row]]] = {
-            "ours": (ours, train), "peer": (peer, train), "hard": (ours, hard), "soft": (ours, soft),
-        }  # fmt: skip
-        steps = {}
-        for name, (run, rows) in arms.items():
+def cut(model: str, layers: int, folder: Path) -> str:
+    """Save a model's first layers as a model of their own; return its folder."""
+    from transformers import AutoModelForCausalLM
+
+    whole: Any = AutoModelForCausalLM.from_pretrained(model)
+    if not 0 < layers < len(whole.model.layers):
+        return model
+    whole.model.layers = whole.model.layers[:layers]
+    whole.config.num_hidden_layers = layers
+    whole.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return str(folder)
+
+
+def planted(count: int, seed: int) -> list[Row]:
+    """Return pairs of which is known what is right: the answer whose words are worth more in sum."""
+    worth = list(np.random.default_rng(0).normal(size=WORDS))
+    draw = random.Random(seed)
+    rows: list[Row] = []
+    while len(rows) < count:
+        sides = [draw.choices(range(WORDS), k=WORDS_PER_ANSWER) for _ in range(2)]
+        sides.sort(key=lambda words: sum(worth[word] for word in words))
+        if sides[0] != sides[1]:
+            rejected, chosen = (" ".join(spelled(word) for word in words) for words in sides)
+            rows.append(
+                {"prompt": f"Say something, number {seed}-{len(rows)}.", "chosen": chosen, "rejected": rejected}
+            )
+    return rows
+
+
+def spelled(word: int) -> str:
+    """Return a word of two letters."""
+    return "bdfglmnprst"[word % 11] + "aeiouy"[word // 11]
+
+
+Arm = tuple[Callable[..., tuple[Right, int]], Sequence[Row]]
+
+
+def measure(arms: dict[str, Arm], held: Sequence[Row], setting: Setting, seed: int, keep: Path | None) -> list[Right]:
+    """Train every arm with a seed; return what each ranks right."""
+    found, steps = [], {}
+    for name, (run, rows) in arms.items():
+        kept = keep / f"{name}-{seed}.json" if keep else None
+        if kept and kept.exists():
+            right, steps[name] = json.loads(kept.read_text())
+        else:
             with tempfile.TemporaryDirectory() as folder:
                 right, steps[name] = run(rows, ids_of(held, setting, Path(folder)), setting, seed, Path(folder))
-            found[name].append(right)
-            print(f"seed {seed} {name}: {np.mean(right):.3f}", file=sys.stderr, flush=True)
             gc.collect()
-        if len(set(steps.values())) != 1:
-            raise SystemExit(f"the arms took different numbers of steps: {steps}")
+        if kept:
+            kept.write_text(json.dumps([right, steps[name]]))
+        found.append(right)
+        print(f"seed {seed} {name}: {np.mean(right):.3f}", file=sys.stderr, flush=True)
+    if len(set(steps.values())) != 1:
+        raise SystemExit(f"the arms took different numbers of steps: {steps}")
     return found
+
+
+def compare(
+    name: str, arms: Callable[[int], dict[str, Arm]], held: Sequence[Row], setting: Setting, *, seeds: int,
+    keep: Path | None, least: float,
+) -> bool:  # fmt: skip
+    """Train two arms seed by seed, and report; tell whether the first is as good as it must be."""
+    one, other = zip(*(measure(arms(seed), held, setting, seed, keep) for seed in range(seeds)), strict=True)
+    return report(f"held-out accuracy, {name}", one, other, least)
 
 
 def main() -> int:
@@ -211,16 +267,49 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few rows, one seed")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--model", default="embedded")
+    parser.add_argument("--layers", type=int, default=0, help="take only so many of the model's layers, the first")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and answer")
+    parser.add_argument("--only", choices=["beside", "labels", "planted"])
+    parser.add_argument("--keep", type=Path, help="where each run's result stays")
     given = parser.parse_args()
-    model = resolve_model(given.model)
-    full, quick = Setting(model, 1100, 267, 512, 2e-5), Setting(model, 24, 12, 128, 2e-5)
-    setting = quick if given.quick else full
-    train, held = split(given.pairs, setting)
-    print(f"{given.model}, {len(train)} pairs to train on, {len(held)} held out, batches of {BATCH}", flush=True)
-    found = measure(train, held, setting, 1 if given.quick else given.seeds)
-    met = report("held-out accuracy, ours against TRL", found["ours"], found["peer"], -MARGIN)
-    met = report("held-out accuracy, soft against hard labels", found["soft"], found["hard"], 0.0) and met
+    seeds = 1 if given.quick else given.seeds
+    if given.keep:
+        given.keep.mkdir(parents=True, exist_ok=True)
+    met = True
+    with tempfile.TemporaryDirectory() as name:
+        model = cut(resolve_model(given.model), given.layers, Path(name) / "cut")
+        setting = Setting(model, 1100, 267, given.max_length, 2e-5)
+        if given.quick:
+            setting = replace(setting, train=24, held_out=12, max_length=128)
+        train, held = split(given.pairs, setting)
+        print(f"{given.model}, {len(train)} pairs to train on, {len(held)} held out, batches of {BATCH}", flush=True)
+
+        def both(seed: int) -> dict[str, Arm]:
+            return {"ours": (ours, train), "peer": (peer, train)}
+
+        def labels(seed: int) -> dict[str, Arm]:
+            hard, soft = flipped(train, seed)
+            return {"soft": (ours, soft), "hard": (ours, hard)}
+
+        if given.only in (None, "beside"):
+            met = compare("ours against TRL", both, held, setting, seeds=seeds, keep=given.keep, least=-MARGIN)
+        if given.only in (None, "labels"):
+            met &= compare("soft against hard labels", labels, held, setting, seeds=seeds, keep=given.keep, least=0.0)
+        if given.only in (None, "planted"):
+            met &= measure_planted(tiny_model(Path(name) / "tiny"), seeds=seeds, quick=given.quick)
     return 0 if met or given.quick else 1
+
+
+def measure_planted(model: str, *, seeds: int, quick: bool) -> bool:
+    """Compare labels on pairs of which is known what is right; tell whether soft ones are better."""
+    setting = Setting(model, 24 if quick else 1000, 12 if quick else 1000, 128, 3e-3, epochs=1 if quick else 3)
+    held = planted(setting.held_out, seed=-1)
+
+    def arms(seed: int) -> dict[str, Arm]:
+        hard, soft = flipped(planted(setting.train, seed), seed)
+        return {"planted-soft": (ours, soft), "planted-hard": (ours, hard)}
+
+    return compare("soft against hard labels, planted", arms, held, setting, seeds=seeds, keep=None, least=0.0)
 
 
 if __name__ == "__main__":

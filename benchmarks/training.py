@@ -1,6 +1,6 @@
 """DPO, the preference model and SFT against TRL's trainers: the same rows in the same batches, in alternation.
 
-Start: python benchmarks/training.py --pairs PAIRS.jsonl.gz [--quick] [--only dpo] [--steps 5] [--model embedded]
+Start: PYTHONPATH=. python benchmarks/training.py --pairs PAIRS.jsonl.gz [--quick] [--only dpo] [--steps 5]
 
 The file has rows with `chosen` and `rejected` (hh-rlhf's form). Ours and the peer are each a process of its own, which
 keeps its peak memory apart; both load, then take optimizer steps by turns, a step of ours and the peer's step on the
@@ -38,6 +38,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from benchmarks.ppo import matmul_rate
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.train.configs import DPOConfig, RewardConfig, SFTConfig
@@ -258,19 +259,6 @@ def measure(kind: str, path: str, rows: Path, steps: int) -> Measured:
         losses=(runners["ours"].losses[0], runners["peer"].losses[0]),
         rate=statistics.median(rates),
     )
-
-
-def matmul_rate() -> float:
-    """Return the rate of a large bfloat16 product, FLOP/s: the best of three."""
-    side, device = (8192, "cuda") if torch.cuda.is_available() else (2048, "cpu")
-    left = torch.randn(side, side, dtype=torch.bfloat16, device=device)
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        float((left @ left)[0, 0])
-        best = min(best, time.perf_counter() - start)
-    rate: float = 2 * side**3 / best
-    return rate
 
 
 def work_of(kind: str, path: str, pairs: list[Pair]) -> float:
