@@ -138,13 +138,13 @@ def train_reward(pairs: Path, folder: Path, *, quick: bool, seed: int) -> tuple[
     from cai.train.reward import run_reward
 
     model = resolve_model("embedded")
-    train, held = split(pairs, Setting(model, 16 if quick else 1100, 267, 512, 2e-5))
+    train, held = split(pairs, Setting(model, 64 if quick else 1100, 267, 128 if quick else 512, 2e-5))
     config = RewardConfig(
         model=model, data=[write(train, folder / "train.jsonl")], out=folder / "reward", seed=seed, learning_rate=2e-5,
-        warmup=0.0, batch_size=8, max_length=512, eval_fraction=0.0, save_every=20,
+        warmup=0.0, batch_size=8, max_length=128 if quick else 512, eval_fraction=0.0, save_every=20,
     )  # fmt: skip
     run_reward(config)
-    few = 4 if quick else 10_000
+    few = 2 * BATCH if quick else 10_000  # with less than a batch the peer waits for rows without end
     asked, kept = (prompts_of(rows, model, most=few, tokens=PROMPT_TOKENS) for rows in (train, held))
     return str(config.out / "model"), asked, [prompt for prompt in kept if prompt not in asked]
 
