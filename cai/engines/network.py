@@ -44,6 +44,7 @@ class Network:
     def shared(self) -> bool:
         """Whether the model runs right with shared attention."""
         if self._shared is None:
+            self._shared = True  # as it is tried
             with self.inference():
                 self._shared = self._try_shared()
         return self._shared
@@ -56,7 +57,7 @@ class Network:
         """
         training = [module for module in self.model.modules() if module.training]
         before = self.config._attn_implementation
-        switch = self._shared is not False and before != attention.NAME
+        switch = self.shared and before != attention.NAME
         try:
             for module in training:
                 module.training = False

@@ -84,6 +84,11 @@ def _masks(layout: Layout, window: int | None, dtype: torch.dtype, device: torch
     )
 
 
+def forget_masks() -> None:
+    """Drop the masks that are kept for the layouts met last: another kind of tensor (a fake one) may be wanted now."""
+    _masks.cache_clear()
+
+
 def _mask(length: int, seen: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """Return what is added to the scores of the last `length` of `seen` tokens, ``[L, S]``; None is plain causal."""
     if length == seen and (window is None or window >= seen):
@@ -126,7 +131,8 @@ def _attend(
     if mask is None:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], device=scores.device).triu(1).bool(), -torch.inf)
     elif mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        # Not -inf: a row of padding on the left sees nothing, and its NaN would reach the others.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     else:
         scores = scores + mask
     return drop(scores.softmax(-1), dropout).to(value.dtype) @ value

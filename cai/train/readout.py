@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from cai.engines.network import SCALED_LOGITS
 from cai.errors import InputError, Problem
 from cai.judges.preference_model import head_of
-from cai.losses.logprobs import TILE, projected_logprobs, selected_logprobs
+from cai.losses.logprobs import projected_logprobs
 from cai.train import packed_attention
 from cai.train.packing import Row, pack_ends, pack_tokens
 
@@ -50,7 +49,7 @@ def answer_sums(model: Any, batch: Mapping[str, Any]) -> Tensor:
 
 
 def answer_scores(model: Any, batch: Mapping[str, Any]) -> Tensor:
-    """Return a sequence classifier's score of each answer of `pack_ends`' batch, [A], float32."""
+    """Return a classifier's score of each answer of `pack_ends`' batch, [A] (several scores: [A, scores]), float32."""
     hidden_1TH = run_packed(model, batch, output_hidden_states=True).hidden_states[-1]
     scores_A: Tensor = head_of(model)(hidden_1TH[0, batch["read"]]).squeeze(-1).float()
     return scores_A
@@ -93,17 +92,14 @@ def use_packing(model: Any, name: str) -> Any:
         model.set_attn_implementation(packed_attention.NAME)
         return model
     with torch.no_grad(), evaluating(model):
-        alone = _alone(model)
+        alone = tried_alone(model)
         model.set_attn_implementation(packed_attention.NAME)
         try:
             together = _together(model)
         except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             model.set_attn_implementation(before)
             raise _refusal(name, model, str(error)) from error
-    gap = float((alone - together).square().mean().sqrt())
-    tolerance = 1e-3 if model.dtype == torch.float32 and not getattr(model, "quantization_method", None) else 0.2
-    # Weights that give NaN either way are not packing's fault: the training says so, with the rows.
-    if torch.isfinite(alone).all() and not gap <= tolerance * max(1.0, float(alone.std())):
+    if gap := gap_of(model, together, alone):
         model.set_attn_implementation(before)
         raise _refusal(name, model, f"a packed batch gives other results, by {gap:.1e}")
     return model
@@ -124,11 +120,12 @@ TRIED: list[Row] = [([1, 5, 3, 8], [[7, 2, 9], [4, 6, 1, 3]]), ([9, 2], [[6, 5],
 
 def _together(model: Any) -> Tensor:
     if _scores(model):
-        return answer_scores(model, placed(pack_ends(TRIED), model.device))
+        return answer_scores(model, placed(pack_ends(TRIED), model.device)).flatten()
     return answer_logprobs(model, placed(pack_tokens(TRIED), model.device))
 
 
-def _alone(model: Any) -> Tensor:
+def tried_alone(model: Any) -> Tensor:
+    """Return what a model gives for `TRIED`, each answer in a pass of its own: log-probabilities [N], or scores [A]."""
     found = []
     for prompt, answers in TRIED:
         for answer in answers:
@@ -142,19 +139,42 @@ def _alone(model: Any) -> Tensor:
     return torch.cat(found)
 
 
+def gap_of(model: Any, found: Tensor, alone: Tensor) -> float:
+    """Return how far numbers are from those of `tried_alone`, root mean square; 0 for what rounding explains.
+
+    Weights that give NaN either way are nobody's fault here: the training says so, with the rows.
+    """
+    gap = float((alone - found).square().mean().sqrt())
+    tolerance = 1e-3 if model.dtype == torch.float32 and not getattr(model, "quantization_method", None) else 0.2
+    right = gap <= tolerance * max(1.0, float(alone.std())) or not torch.isfinite(alone).all()
+    return 0.0 if right else gap
+
+
 def _scores(model: Any) -> bool:
     """Whether a model is a sequence classifier."""
     return model.get_output_embeddings() is None
 
 
-def _refuse_by_config(model: Any, name: str) -> None:
+def softcap_of(model: Any) -> float | None:
+    """Return the soft cap that a model puts on its logits (Gemma 2), if it does."""
+    cap: float | None = getattr(model.config.get_text_config(), CAP, None)
+    return cap
+
+
+def beyond_the_head(model: Any) -> str:
+    """Return what a language model's logits are that no product with its head and no soft cap is, or nothing."""
     config = model.config.get_text_config()
-    scales = () if _scores(model) else set(SCALED_LOGITS) - {CAP}
-    for field in ("attention_chunk_size", *scales):
-        if getattr(config, field, None) not in (None, 1, 1.0, False):
-            raise _refusal(name, model, f"its config has '{field}'")
-    if not _scores(model) and getattr(model.get_output_embeddings(), "bias", None) is not None:
-        raise _refusal(name, model, "its output layer has a bias")
+    for field in SCALED_LOGITS:
+        if field != CAP and getattr(config, field, None) not in (None, 1, 1.0, False):
+            return f"its config has '{field}'"
+    return "its output layer has a bias" if getattr(model.get_output_embeddings(), "bias", None) is not None else ""
+
+
+def _refuse_by_config(model: Any, name: str) -> None:
+    if getattr(model.config.get_text_config(), "attention_chunk_size", None):
+        raise _refusal(name, model, "its config has 'attention_chunk_size'")
+    if not _scores(model) and (more := beyond_the_head(model)):
+        raise _refusal(name, model, more)
 
 
 def _refusal(name: str, model: Any, why: str) -> InputError:
@@ -181,13 +201,11 @@ def _unwrapped(model: Any) -> Any:
 @contextlib.contextmanager
 def _projecting(model: Any, answer_ids_N: Tensor) -> Iterator[None]:
     """Let the output layer return the answers' log-probabilities, [1, N, 1], in place of logits."""
-    head, config = model.get_output_embeddings(), model.config.get_text_config()
-    before, cap = head.__dict__.get("forward"), getattr(config, CAP, None)
+    head, config, cap = model.get_output_embeddings(), model.config.get_text_config(), softcap_of(model)
+    before = head.__dict__.get("forward")
 
     def forward(hidden_1NH: Tensor) -> Tensor:
-        if cap is None:
-            return projected_logprobs(hidden_1NH[0], head.weight, answer_ids_N)[None, :, None]
-        return _capped_logprobs(hidden_1NH[0], head.weight, answer_ids_N, cap)[None, :, None]
+        return projected_logprobs(hidden_1NH[0], head.weight, answer_ids_N, softcap=cap)[None, :, None]
 
     head.forward = forward
     if cap is not None:  # it is done here: the model would put it on the log-probabilities
@@ -201,18 +219,3 @@ def _projecting(model: Any, answer_ids_N: Tensor) -> Iterator[None]:
             del head.forward
         else:
             head.forward = before
-
-
-def _capped_logprobs(hidden_NH: Tensor, head_VH: Tensor, answer_ids_N: Tensor, cap: float) -> Tensor:
-    """Return what `projected_logprobs` does, of logits that are cap * tanh(logits / cap) (Gemma 2, arXiv 2408.00118).
-
-    The backward pass makes each tile of logits again.
-    """
-
-    def of_tile(hidden_tH: Tensor, ids_t: Tensor) -> Tensor:
-        logits_tV = torch.nn.functional.linear(hidden_tH, head_VH).float()
-        return selected_logprobs(cap * torch.tanh(logits_tV / cap), ids_t)
-
-    tiles = zip(hidden_NH.split(TILE), answer_ids_N.split(TILE), strict=True)
-    found: list[Tensor] = [checkpoint(of_tile, *tile, use_reentrant=False, preserve_rng_state=False) for tile in tiles]
-    return torch.cat(found)

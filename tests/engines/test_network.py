@@ -76,6 +76,14 @@ def test_a_model_that_ignores_the_memory_is_run_the_plain_way(monkeypatch: pytes
     assert not network.shared
 
 
+def test_a_model_is_run_its_own_way_from_the_first_call_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Network, "_try_shared", lambda network: False)
+    network = Network(tiny.llama())
+    with network.inference():
+        assert network.config._attn_implementation == "sdpa"
+    assert not network.shared
+
+
 def test_common_length() -> None:
     assert common_length([[1, 2, 3], [1, 2, 4, 5], [1, 2]]) == 2
     assert common_length([[1, 2]]) == 2

@@ -9,13 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cai.losses.logprobs import (
     Moments,
-    entropy_from_logits,
     masked_mean,
     masked_moments,
     masked_sum,
     masked_whiten,
     merge_moments,
     projected_logprobs,
+    projected_logprobs_and_entropy,
     selected_logprobs,
 )
 
@@ -91,9 +91,6 @@ def test_selected_logprobs_of_a_slice_equal_those_of_its_copy() -> None:
     labels = torch.randint(0, 11, (3, 5))
     sliced = selected_logprobs(logits[:, :-1], labels, tile=2)
     assert torch.equal(sliced, selected_logprobs(logits[:, :-1].contiguous(), labels, tile=2))
-    assert torch.equal(
-        entropy_from_logits(logits[:, :-1], tile=2), entropy_from_logits(logits[:, :-1].contiguous(), tile=2)
-    )
 
 
 def test_a_row_without_a_label_is_zero_and_takes_no_gradient_even_from_nan() -> None:
@@ -131,30 +128,50 @@ def test_a_token_ruled_out_by_minus_infinity_leaves_the_others_finite() -> None:
     torch.testing.assert_close(logprobs, torch.tensor([[math.log(0.75)]]))
     (gradient,) = torch.autograd.grad(logprobs.sum(), logits)
     torch.testing.assert_close(gradient, torch.tensor([[[-0.25, 0.0, 0.25]]]))
-    entropy = entropy_from_logits(logits)
-    torch.testing.assert_close(entropy, torch.tensor([[-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))]]))
-    (gradient,) = torch.autograd.grad(entropy.sum(), logits)
-    assert gradient.isfinite().all()
-    assert gradient[0, 0, 1] == 0
 
 
-def test_projected_logprobs_match_a_plain_head_in_value_and_gradient() -> None:
-    for seed in range(200):
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.5])
+def test_projected_logprobs_match_a_plain_head_in_value_and_gradient(softcap: float | None) -> None:
+    for seed in range(100):
         generator = torch.Generator().manual_seed(seed)
         positions, width, vocabulary = (int(torch.randint(1, high, (), generator=generator)) for high in (9, 7, 20))
-        temperature = 1.0 if seed % 2 else 1.3
+        shaping: dict[str, Any] = {"temperature": 1.0 if seed % 2 else 1.3, "softcap": softcap}
         hidden = torch.randn(positions, width, generator=generator, requires_grad=True)
-        head = torch.randn(vocabulary, width, generator=generator, requires_grad=True)
+        head = (2 * torch.randn(vocabulary, width, generator=generator)).requires_grad_()
         labels = torch.randint(-1, vocabulary, (positions,), generator=generator)
-        upstream = torch.randn(positions, generator=generator)
-        logprobs = projected_logprobs(hidden, head, labels, tile=1 + seed % 10, temperature=temperature)
+        upstream, above = torch.randn(2, positions, generator=generator)
         exact_hidden, exact_head = (leaf.detach().double().requires_grad_() for leaf in (hidden, head))
-        exact = naive_logprobs(linear(exact_hidden, exact_head), labels, temperature)
-        torch.testing.assert_close(logprobs, exact.float(), atol=1e-5, rtol=1e-6)
-        gradients = torch.autograd.grad(logprobs, (hidden, head), upstream)
-        exact_gradients = torch.autograd.grad(exact, (exact_hidden, exact_head), upstream.double())
-        for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
-            torch.testing.assert_close(gradient, exact_gradient.float(), atol=1e-5, rtol=1e-5)
+        exact_logits = capped(linear(exact_hidden, exact_head), softcap)
+        exact = naive_logprobs(exact_logits, labels, shaping["temperature"])
+        every = torch.log_softmax(exact_logits / shaping["temperature"], -1)
+        exact_entropy = torch.where(labels < 0, 0.0, -(every.exp() * every).sum(-1))
+        logprobs = projected_logprobs(hidden, head, labels, tile=1 + seed % 10, **shaping)
+        both = projected_logprobs_and_entropy(hidden, head, labels, tile=1 + seed % 10, **shaping)
+        assert torch.equal(both[0], logprobs)
+        torch.testing.assert_close(logprobs, exact.float(), atol=2e-5, rtol=1e-6)
+        torch.testing.assert_close(both[1], exact_entropy.float(), atol=2e-5, rtol=1e-5)
+        for found, wanted in (
+            ((logprobs * upstream).sum(), (exact * upstream).sum()),
+            ((both[0] * upstream + both[1] * above).sum(), (exact * upstream + exact_entropy * above).sum()),
+        ):
+            gradients = torch.autograd.grad(found, (hidden, head), retain_graph=True)
+            exact_gradients = torch.autograd.grad(wanted, (exact_hidden, exact_head), retain_graph=True)
+            for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+                torch.testing.assert_close(gradient, exact_gradient.float(), atol=3e-5, rtol=1e-5)
+
+
+def test_a_cap_by_hand() -> None:
+    # The head gives logits (0, 3); with a cap of 2 the second is 2 tanh(1.5), and at temperature 1/2 twice that.
+    hidden, head, labels = torch.ones(2, 1), torch.tensor([[0.0], [3.0]]), torch.tensor([1, 0])
+    for temperature in (1.0, 0.5):
+        second = 2 * math.tanh(1.5) / temperature
+        expected = [second - math.log(1 + math.exp(second)), -math.log(1 + math.exp(second))]
+        found = projected_logprobs(hidden, head, labels, softcap=2.0, temperature=temperature)
+        torch.testing.assert_close(found, torch.tensor(expected))
 
 
 def test_projected_logprobs_of_no_position_are_empty_and_give_zero_gradients() -> None:
@@ -171,16 +188,17 @@ def test_memory_stays_within_a_tile() -> None:
     labels = torch.randint(0, vocabulary, (positions,))
     hidden = torch.randn(positions, width, requires_grad=True)
     head = torch.randn(vocabulary, width, requires_grad=True)
-    with Largest() as watch:
-        torch.autograd.backward(projected_logprobs(hidden, head, labels, tile=tile).sum())
-    # A tile of logits, or the head's own gradient; all logits would be 64 x 50.
-    assert watch.allocated == tile * vocabulary
+    for softcap in (None, 3.0):
+        with Largest() as watch:
+            logprobs, entropy = projected_logprobs_and_entropy(hidden, head, labels, tile=tile, softcap=softcap)
+            torch.autograd.backward((logprobs + entropy).sum())
+        # A tile of logits, or the head's own gradient; all logits would be 64 x 50.
+        assert watch.allocated == tile * vocabulary
 
     batch = torch.randn(4, positions // 4, vocabulary)
     for logits in (batch, torch.randn(4, 1 + positions // 4, vocabulary)[:, 1:]):
         with Largest() as watch:
             selected_logprobs(logits, labels.view(4, -1), tile=tile)
-            entropy_from_logits(logits, tile=tile)
         assert watch.allocated == tile * vocabulary
 
 
@@ -240,27 +258,21 @@ def test_the_heads_gradient_is_summed_in_float32_over_tiles() -> None:
     assert head.grad.tolist() == [[256.0], [-256.0]]
 
 
-def test_entropy_matches_float64_arithmetic() -> None:
-    for seed in range(200):
-        generator = torch.Generator().manual_seed(seed)
-        logits = 5 * torch.randn(2, 1 + seed % 6, 1 + seed % 13, generator=generator)
-        logits.requires_grad_()
-        upstream = torch.randn(logits.shape[:-1], generator=generator)
-        entropy = entropy_from_logits(logits, tile=1 + seed % 4)
-        exact_logits = logits.detach().double().requires_grad_()
-        logprobs = torch.log_softmax(exact_logits, dim=-1)
-        exact = -(logprobs.exp() * logprobs).sum(-1)
-        torch.testing.assert_close(entropy, exact.float(), atol=1e-5, rtol=1e-5)
-        (gradient,) = torch.autograd.grad(entropy, logits, upstream)
-        (exact_gradient,) = torch.autograd.grad(exact, exact_logits, upstream.double())
-        torch.testing.assert_close(gradient, exact_gradient.float(), atol=1e-5, rtol=1e-5)
-
-
 def test_entropy_by_hand() -> None:
-    # Uniform over 4 tokens: ln 4. A sure token: 0.
-    logits = torch.tensor([[[7.0, 7.0, 7.0, 7.0], [0.0, -1e4, -1e4, -1e4]]])
-    torch.testing.assert_close(entropy_from_logits(logits), torch.tensor([[math.log(4), 0.0]]))
-    assert entropy_from_logits(logits.bfloat16()).dtype == torch.float32
+    # Uniform over 4 tokens: ln 4. A sure token: 0. No label: 0, and no gradient.
+    head = torch.tensor([[7.0, 7.0, 7.0, 7.0], [0.0, -1e4, -1e4, -1e4]]).T.contiguous().requires_grad_()
+    labels = torch.tensor([2, 0, -100])
+    _, entropy = projected_logprobs_and_entropy(torch.eye(2), head, labels[:2])
+    torch.testing.assert_close(entropy, torch.tensor([math.log(4), 0.0]))
+    (gradient,) = torch.autograd.grad(entropy.sum(), head)
+    torch.testing.assert_close(gradient, torch.zeros(4, 2))  # both are extremes
+    hidden = torch.tensor([[1.0], [NAN]], requires_grad=True)
+    logprobs, entropy = projected_logprobs_and_entropy(hidden, torch.tensor([[0.0], [math.log(3)]]), labels[1:])
+    assert logprobs.tolist() == [pytest.approx(math.log(0.25)), 0.0]
+    assert entropy.tolist() == [pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75)), 0.0]
+    (gradient,) = torch.autograd.grad(logprobs.sum() + entropy.sum(), hidden)
+    assert gradient.isfinite().all()
+    assert gradient[1] == 0
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": -1.0}, {"tile": 0}])
@@ -270,6 +282,8 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
         selected_logprobs(logits, labels, **settings)
     with pytest.raises(ValueError, match="must be above 0"):
         projected_logprobs(logits[0], torch.zeros(4, 3), labels[0], **settings)
+    with pytest.raises(ValueError, match="softcap is 0"):
+        projected_logprobs(logits[0], torch.zeros(4, 3), labels[0], softcap=0.0)
 
 
 def test_shapes_that_disagree_are_refused() -> None:

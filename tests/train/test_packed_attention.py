@@ -103,6 +103,11 @@ def test_without_a_layout_it_attends_as_the_model_does(family: str) -> None:
     found = model(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(found[mask.bool()], wanted[mask.bool()], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model(input_ids=ids[:1]).logits, free, atol=1e-5, rtol=1e-5)
+    # Padding on the left, as in generation: its rows see nothing at all, and must not spoil the others.
+    left, positions = ids.flip(1), (mask.flip(1).cumsum(1) - 1).clamp(min=0)
+    found = model(input_ids=left, attention_mask=mask.flip(1), position_ids=positions).logits[1, 3:]
+    wanted = model(input_ids=left[1:, 3:]).logits[0]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_no_row_and_no_other_answer_is_seen() -> None:

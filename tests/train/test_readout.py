@@ -59,7 +59,7 @@ def test_models_that_packing_would_get_wrong_are_refused_by_name(why: str) -> No
 
 def test_another_result_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.llama()
-    monkeypatch.setattr(readout, "_together", lambda model: readout._alone(model) + 0.1)
+    monkeypatch.setattr(readout, "_together", lambda model: readout.tried_alone(model) + 0.1)
     with pytest.raises(InputError, match=r"a packed batch gives other results, by 1\.0e-01"):
         use_packing(model, "tiny")
     assert model.config._attn_implementation == "sdpa"

@@ -36,7 +36,7 @@ class RolloutSettings(Config):
     """Where a step's answers come from, and how those of other weights or of another engine are corrected for."""
 
     engine: Literal["transformers", "vllm", "vllm_server"] = "transformers"
-    """``vllm`` answers in a process of its own, which is given the weights before each rollout; one process trains.
+    """``vllm`` answers in a process of its own beside each that trains, and is given the weights before a rollout.
     ``vllm_server`` is one that was started apart (`cai.train.ppo.server`), for any number of processes."""
     ahead: bool = False
     """Draw the next step's answers while a step trains, by the weights that it began with (one step off-policy:
@@ -157,6 +157,10 @@ class PPOConfig(TrainConfig):
     """Mean nats per token between the rollout's policy and the present one at which a step's updates end early
     (Spinning Up: 0.015); None never does."""
 
+    value_init: Path | None = None
+    """A preference model's folder: the value head begins as its score (Ouyang et al. 2022, arXiv 2203.02155, section
+    3.5, begin a whole value model so). The trunk stays the policy's, so it helps where the preference model was trained
+    from the policy's own start. None begins at 0."""
     value_learning_rate: float = Field(1e-4, gt=0.0)
     """Of the value head alone; it starts at 0 and has to catch up with a trained trunk. `learning_rate` is the rest's.
     Both are constant. (TRL 1.12: 3e-6 for both, falling to 0.)"""
@@ -214,8 +218,6 @@ class PPOConfig(TrainConfig):
             raise ValueError("keep=best needs eval_prompts to find the best by")
         if self.best_by is not None and self.best_by not in names_of(self.all_rewards):
             raise ValueError(f"best_by is {self.best_by!r}, and the rewards are {names_of(self.all_rewards)}")
-        if self.rollout.engine == "vllm_server" and self.lora is not None:
-            raise ValueError("a vllm_server is given whole weights; remove 'lora', or take rollout.engine=vllm")
         if self.temperature != 1 and self.rollout.is_off_policy and self.rollout.correction != "none":
             raise ValueError(
                 f"temperature is {self.temperature}, and rollout.correction reads what the engine says of its tokens, "

@@ -10,11 +10,12 @@ update never reads what it thinks of its tokens. A LoRA policy's base is frozen,
 sampled from in place, as a float32 policy is.
 
 Rows are read packed (`cai.train.packing`): each token once, and no padding. A model that can't be packed reads them
-side by side, padded on the right.
+side by side, padded on the right. Either way a model is tried first: what it gives for a few answers must be what its
+own forward gives.
 
-Left out: models whose logits are more than the head's product (soft-capped, scaled); they are refused.
+Left out: models whose logits are more than the head's product and a soft cap (scaled, biased); they are refused.
 
-Shapes: as in `batch`; S tokens of a packed sequence, L of its longest row, H hidden size, V vocabulary.
+Shapes: as in `batch`; S tokens of a packed sequence, L of its longest row, H hidden size.
 """
 
 import contextlib
@@ -23,30 +24,41 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cai.engines.embedded import resolve_model
-from cai.engines.network import SCALED_LOGITS
 from cai.errors import EngineError, InputError, Problem
-from cai.losses.logprobs import TILE, entropy_from_logits, projected_logprobs
+from cai.judges.preference_model import PreferenceModel
+from cai.judges.preference_model import head_of as score_head_of
+from cai.losses.logprobs import projected_logprobs, projected_logprobs_and_entropy
 from cai.train import packed_attention
 from cai.train.common import wants_bf16
+from cai.train.packing import pack_tokens
 from cai.train.ppo.batch import Inputs, response_mask
 from cai.train.ppo.config import PPOConfig
-from cai.train.readout import packs, run_packed
+from cai.train.ppo.pieces import Gathered, whole
+from cai.train.readout import TRIED, beyond_the_head, evaluating, gap_of, packs, run_packed, softcap_of, tried_alone
 
 
 class PolicyWithValue(nn.Module):
     """A causal language model and a linear value head on its last hidden states, as one forward pass."""
 
     def __init__(
-        self, policy: nn.Module, *, temperature: float = 1.0, bf16: bool = False, entropy: bool = False
+        self,
+        policy: nn.Module,
+        *,
+        temperature: float = 1.0,
+        bf16: bool = False,
+        entropy: bool = False,
+        in_pieces: bool = False,
     ) -> None:
-        """Add a head of zeros: all values are 0 until the first update. With `entropy`, training passes give it too."""
+        """Add a head of zeros: all values are 0 until the first update.
+
+        With `entropy`, training passes give it too. `in_pieces` says that the weights will be cut (`pieces`).
+        """
         super().__init__()
         self.policy = policy
-        self.temperature, self.bf16, self.entropy = temperature, bf16, entropy
+        self.temperature, self.bf16, self.entropy, self.in_pieces = temperature, bf16, entropy, in_pieces
         self.value_head = nn.Linear(causal_of(policy).config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -56,19 +68,24 @@ class PolicyWithValue(nn.Module):
 
         `entropy_BT` (nats) comes third where it was asked for and a gradient is wanted.
         """
-        hidden_NH, logprobs_N = response_logprobs(self.policy, inputs, temperature=self.temperature, bf16=self.bf16)
+        entropy = self.entropy and torch.is_grad_enabled()
+        hidden_NH, *of_tokens = read_response(
+            self.policy, inputs, temperature=self.temperature, bf16=self.bf16, entropy=entropy
+        )
         with torch.autocast(hidden_NH.device.type, enabled=False):
             values_N = self.value_head(hidden_NH.float())[:, 0]
-        found: tuple[Tensor, ...] = (logprobs_N, values_N)
-        if self.entropy and torch.is_grad_enabled():
-            head_VH = head_of(causal_of(self.policy)).weight
-            found = (*found, _entropy(hidden_NH, head_VH, temperature=self.temperature, bf16=self.bf16))
+        found = (of_tokens[0], values_N, *of_tokens[1:])
         return tuple(_spread(each_N, inputs.mask_BT) for each_N in found)
 
     @property
     def trunk(self) -> list[nn.Parameter]:
         """The trained weights of the language model."""
         return [weight for weight in self.policy.parameters() if weight.requires_grad]
+
+    @property
+    def _no_split_modules(self) -> Any:
+        # What accelerate cuts by: the language model's layers.
+        return causal_of(self.policy)._no_split_modules
 
 
 def causal_of(policy: nn.Module) -> PreTrainedModel:
@@ -82,15 +99,21 @@ def head_of(causal: Any) -> nn.Linear:
     return cast(nn.Linear, causal.get_output_embeddings())
 
 
-def response_logprobs(
-    policy: nn.Module, inputs: Inputs, *, temperature: float, bf16: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return the hidden states that predict the response's tokens, `hidden_NH`, and these tokens' `logprobs_N`."""
+def read_response(
+    policy: nn.Module, inputs: Inputs, *, temperature: float, bf16: bool = False, entropy: bool = False
+) -> tuple[Tensor, ...]:
+    """Return the hidden states that predict the response's tokens, `hidden_NH`, and these tokens' `logprobs_N`.
+
+    `entropy_N` of the distributions that they are of comes third where it is asked for.
+    """
     causal, packed = causal_of(policy), inputs.packed
     with torch.autocast(inputs.mask_BT.device.type, dtype=torch.bfloat16, enabled=bf16):
         hidden_NH = _hidden(causal, inputs)[packed["read"]]
-        head_VH = head_of(causal).weight
-        return hidden_NH, projected_logprobs(hidden_NH, head_VH, packed["answer_ids"], temperature=temperature)
+        head_VH, ids_N = head_of(causal).weight, packed["answer_ids"]
+        shaping: dict[str, Any] = {"temperature": temperature, "softcap": softcap_of(causal)}
+        if entropy:
+            return (hidden_NH, *projected_logprobs_and_entropy(hidden_NH, head_VH, ids_N, **shaping))
+        return hidden_NH, projected_logprobs(hidden_NH, head_VH, ids_N, **shaping)
 
 
 def _hidden(causal: Any, inputs: Inputs) -> Tensor:
@@ -106,23 +129,12 @@ def _hidden(causal: Any, inputs: Inputs) -> Tensor:
     return cast(Tensor, hidden_BLH[response_mask(lengths).to(ids_BL.device)])
 
 
-def _entropy(hidden_NH: Tensor, head_VH: Tensor, *, temperature: float, bf16: bool) -> Tensor:
-    """Return `entropy_N` of the next token, in nats; a tile's logits at a time, which backward makes again."""
-
-    def of_tile(hidden_tH: Tensor) -> Tensor:
-        with torch.autocast(hidden_tH.device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits_tV = nn.functional.linear(hidden_tH, head_VH)
-        return entropy_from_logits(logits_tV.float() / temperature)
-
-    return torch.cat([cast(Tensor, recomputed(of_tile, tile, use_reentrant=False)) for tile in hidden_NH.split(TILE)])
-
-
 def _spread(values_N: Tensor, mask_BT: Tensor) -> Tensor:
     rows, steps = mask_BT.nonzero(as_tuple=True)
     return values_N.new_zeros(mask_BT.shape).index_put((rows, steps), values_N)
 
 
-def load_policy(config: PPOConfig, device: torch.device) -> PolicyWithValue:
+def load_policy(config: PPOConfig, device: torch.device, *, in_pieces: bool = False) -> PolicyWithValue:
     """Load the model that is trained, with an adapter if one is asked for."""
     bf16 = wants_bf16(config.precision)
     narrow = bf16 and config.lora is not None
@@ -134,7 +146,22 @@ def load_policy(config: PPOConfig, device: torch.device) -> PolicyWithValue:
     # Only gradient checkpointing asks whether the model is in training.
     policy.train(config.gradient_checkpointing)
     entropy = config.entropy_coefficient > 0
-    return PolicyWithValue(policy, temperature=config.temperature, bf16=bf16, entropy=entropy).to(device)
+    model = PolicyWithValue(policy, temperature=config.temperature, bf16=bf16, entropy=entropy, in_pieces=in_pieces)
+    if config.value_init is not None:
+        _begin_value(model.value_head, str(config.value_init))
+    return model.to(device)
+
+
+def _begin_value(head: nn.Linear, folder: str) -> None:
+    """Let a value head begin as the score of a preference model; raises InputError for one of another width."""
+    score: Any = score_head_of(PreferenceModel.load(folder, device="cpu").model)
+    if score.weight.shape != head.weight.shape:
+        problem = f"its score reads {score.weight.shape[1]} numbers, and the policy's states have {head.in_features}"
+        raise InputError(Problem(folder, 0, 0, problem, "name a preference model of the policy's size"))
+    with torch.no_grad():
+        head.weight.copy_(score.weight)
+        if score.bias is not None:
+            head.bias.copy_(score.bias)
 
 
 def load_causal(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -144,16 +171,26 @@ def load_causal(name: str, dtype: torch.dtype, device: torch.device) -> PreTrain
     """
     path = resolve_model(name)
     try:
-        causal = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+        causal: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EngineError(f"{name}: cannot be loaded: {error}") from error
-    config = causal.config.get_text_config()
-    more = [field for field in SCALED_LOGITS if getattr(config, field, None) not in (None, 1, 1.0, False)]
-    if more or getattr(head_of(causal), "bias", None) is not None:
-        what = f"the model's logits are more than the product with its head ({', '.join(more) or 'a bias'})"
+    causal.to(device)
+    if why := beyond_the_head(causal) or _misread(causal):
+        what = f"the model's logits are more than the product with its head and a soft cap: {why}"
         raise InputError(Problem(name, 0, 0, what, "use a model without that for PPO"))
-    packs(cast(Any, causal).to(device))
     return cast(PreTrainedModel, causal)
+
+
+def _misread(causal: Any) -> str:
+    """Pack a model if it can be packed; return why its log-probabilities are not read right either way, or nothing."""
+    with torch.no_grad(), evaluating(causal):
+        alone = tried_alone(causal)
+        packs(causal)
+        rows = [(prompt, [answer]) for prompt, answers in TRIED for answer in answers]
+        lengths = [len(answer) for _, (answer,) in rows]
+        inputs = Inputs(pack_tokens(rows), response_mask(lengths), pad_id=0).to(causal.device)
+        gap = gap_of(causal, read_response(causal, inputs, temperature=1.0)[1], alone)
+    return f"what PPO reads is off by {gap:.1e}" if gap else ""
 
 
 def with_adapter(causal: PreTrainedModel, config: PPOConfig) -> nn.Module:
@@ -171,15 +208,39 @@ def with_adapter(causal: PreTrainedModel, config: PPOConfig) -> nn.Module:
     return cast(nn.Module, get_peft_model(causal, settings))
 
 
-def merged(policy: PolicyWithValue, config: PPOConfig) -> PreTrainedModel:
-    """Return the trained model in float32; an adapter is merged into a base that is read again, unrounded."""
-    if config.lora is None:
+def merged(policy: PolicyWithValue, config: PPOConfig, weights: Gathered | None = None) -> PreTrainedModel:
+    """Return the trained model whole and in float32; an adapter is merged into a base that is read again, unrounded.
+
+    `weights` are the policy's, gathered; where they are in pieces they can't be left out.
+    """
+    if config.lora is None and not policy.in_pieces:
         return causal_of(policy.policy)
-    whole: Any = with_adapter(load_causal(config.model, torch.float32, torch.device("cpu")), config)
-    trained = {name: weight for name, weight in policy.policy.named_parameters() if weight.requires_grad}
-    missing = set(trained) - set(whole.load_state_dict(trained, strict=False).missing_keys)
-    assert missing == set(trained)
-    return cast(PreTrainedModel, whole.merge_and_unload())
+    fresh: Any = load_causal(config.model, torch.float32, torch.device("cpu"))
+    if config.lora is not None:
+        fresh = with_adapter(fresh, config)
+    named = (policy if weights is None else weights).named_parameters()
+    trained = {name: weight for name, weight in named if weight.requires_grad and name.startswith("policy.")}
+    found = fresh.load_state_dict({name.removeprefix("policy."): one for name, one in trained.items()}, strict=False)
+    assert not found.unexpected_keys
+    return cast(PreTrainedModel, fresh if config.lora is None else fresh.merge_and_unload())
+
+
+def whole_weights(policy: nn.Module) -> dict[str, Tensor]:
+    """Return a language model's weights by the names that it was loaded with, an adapter's part added to its layers.
+
+    The sum is taken in float32. Every process takes part where weights are in pieces.
+    """
+    causal = causal_of(policy)
+    found = {
+        name.replace(".base_layer.", "."): whole(tensor)
+        for name, tensor in causal.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, module in causal.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            place = f"{name}.weight"
+            found[place] = found[place].float() + whole(module.get_delta_weight("default")).float()
+    return found
 
 
 def without_dropout(model: nn.Module) -> None:
@@ -206,14 +267,15 @@ class Reference:
     def __init__(self, policy: PolicyWithValue, config: PPOConfig, device: torch.device) -> None:
         """Freeze where the policy starts, or load the model that is named."""
         self._policy, self._decay = policy, config.reference_ema
-        self._own_base = config.lora is not None and config.reference is None
+        # Pieces come together in the forward pass of the whole `PolicyWithValue` only.
+        self._own_base = config.lora is not None and config.reference is None and not policy.in_pieces
         self.network = policy.policy if self._own_base else _frozen(policy, config, device)
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Return `ref_logprobs_BT` of a forward pass's inputs."""
         adapter_off = cast(Any, self.network).disable_adapter() if self._own_base else contextlib.nullcontext()
         with torch.no_grad(), adapter_off:
-            _, logprobs_N = response_logprobs(
+            _, logprobs_N = read_response(
                 self.network, inputs, temperature=self._policy.temperature, bf16=self._policy.bf16
             )
         return _spread(logprobs_N, inputs.mask_BT)
@@ -230,13 +292,13 @@ class Reference:
             return
         source = causal_of(self._policy.policy)
         for mine, its in zip(self.network.parameters(), source.parameters(), strict=True):
-            mine.lerp_(its, 1 - self._decay)
+            mine.lerp_(whole(its), 1 - self._decay)
 
 
 def _frozen(policy: PolicyWithValue, config: PPOConfig, device: torch.device) -> nn.Module:
     """Return a copy of where the policy starts, or the model that is named; made before anything is trained."""
     if config.reference is None:
-        frozen = copy.deepcopy(causal_of(policy.policy))
+        frozen: nn.Module = _copy(causal_of(policy.policy))
     else:
         frozen = load_causal(config.reference, torch.float32, device)
         if len(head_of(frozen).weight) != len(head_of(causal_of(policy.policy)).weight):
@@ -258,7 +320,7 @@ class Actor:
         """Copy the policy where sampling from it in place would be slow."""
         self._source = causal_of(policy.policy)
         narrow = policy.bf16 and config.lora is None
-        self.is_copy = narrow or config.rollout.ahead
+        self.is_copy = narrow or config.rollout.ahead or policy.in_pieces
         self.network: nn.Module = policy.policy
         if self.is_copy:
             self.network = _copy(self._source, torch.bfloat16 if narrow else None)
@@ -268,10 +330,11 @@ class Actor:
         if self.is_copy:
             with torch.no_grad():
                 for mine, its in zip(self.network.parameters(), self._source.parameters(), strict=True):
-                    mine.copy_(its)
+                    if its.requires_grad:
+                        mine.copy_(whole(its))
 
 
-def _copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+def _copy(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Return a copy, in another type if one is given; what is frozen is shared."""
     frozen: dict[int, Any] = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
     return copy.deepcopy(model, frozen).to(dtype=dtype).requires_grad_(False).train(False)

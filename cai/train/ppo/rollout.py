@@ -136,9 +136,8 @@ def score_tokens(
     mine: list[tuple[int, list[Tensor]]] = []
     for minibatch in plan:
         for rows in minibatch.passes:
-            if not rows:
-                continue
-            inputs = make_inputs([samples[row] for row in rows], pad_id).to(device)
+            # Without rows of its own a process reads another's: weights in pieces come together on all or on none.
+            inputs = make_inputs([samples[row] for row in rows or (0,)], pad_id).to(device)
             with torch.no_grad():
                 tensors = [tensor.cpu() for tensor in scorer(inputs)]
             lengths = [len(samples[row].answer_ids) for row in rows]

@@ -4,30 +4,37 @@
 trains meanwhile (`rollout.ahead`). A copy shares what is frozen: beside an adapter's base it is small, and full
 finetuning pays 4 bytes per weight, 2 in bfloat16, which has its copy anyway.
 
-**vLLM** holds the model a second time, in a process of its own. All weights go there before each rollout, through this
-machine's memory; of an adapter's policy the adapter alone. Left out: several processes that train, each of which would
-need a device of its own for vLLM. `cai.train.ppo.server` has those.
+**vLLM** holds the model a second time, in a process of its own beside each process that trains, and on the same device:
+leave room. All weights go there before each rollout, through this machine's memory; of an adapter's policy the adapter
+alone. Left out: one vLLM over several devices for several processes; `cai.train.ppo.server` has those.
 """
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from cai.engines.base import Engine
+from cai.engines.loading import Dtype
 from cai.engines.render import Renderer
 from cai.engines.transformers import TransformersEngine
 from cai.errors import InputError, Problem
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.policy import Actor, PolicyWithValue, causal_of
+from cai.train.ppo.pieces import whole
+from cai.train.ppo.policy import Actor, PolicyWithValue, whole_weights
 from cai.train.ppo.server import ServerSampler
 
 ADAPTER = "rollout-adapter"
-"""The folder, in that of the run, by which vLLM gets an adapter."""
+"""The folder, in that of the run and with the process's number, by which vLLM gets an adapter."""
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Interrupted(Exception):
@@ -86,19 +93,21 @@ def _refuse(*_: Any) -> None:
 
 
 class VLLMSampler:
-    """Samples with vLLM, whose weights are replaced in place."""
+    """Samples with vLLM, whose weights are replaced in place; each process that trains has one."""
 
-    def __init__(self, policy: PolicyWithValue, config: PPOConfig) -> None:
+    def __init__(self, policy: PolicyWithValue, config: PPOConfig, accelerator: Accelerator) -> None:
         """Start vLLM on the model that training starts from."""
         from cai.engines.vllm import VLLMEngine
 
-        self._policy, self._folder = policy, config.out / ADAPTER
+        self._policy, self._folder = policy, config.out / f"{ADAPTER}-{accelerator.process_index}"
         adapter = None
         if config.lora is not None:
             adapter = str(self._save_adapter())
-        self.engine: VLLMEngine = VLLMEngine.load(
-            config.model, dtype="bfloat16" if policy.bf16 else "float32", adapter=adapter, config=config.rollout.vllm
-        )
+        dtype: Dtype = "bfloat16" if policy.bf16 else "float32"
+        with _own_device(accelerator):
+            self.engine: VLLMEngine = VLLMEngine.load(
+                config.model, dtype=dtype, adapter=adapter, config=config.rollout.vllm
+            )
         self.renderer = self.engine.renderer
         self._adapted = adapter is not None
 
@@ -107,15 +116,13 @@ class VLLMSampler:
         if self._adapted:
             self.engine.use_adapter(str(self._save_adapter()))
         else:
-            self.engine.load_weights(self._policy_weights())
-
-    def _policy_weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in causal_of(self._policy.policy).state_dict().items():
-            yield name, tensor.bfloat16() if self._policy.bf16 else tensor
+            weights = whole_weights(self._policy.policy).items()
+            self.engine.load_weights((name, one.bfloat16() if self._policy.bf16 else one) for name, one in weights)
 
     def _save_adapter(self) -> Path:
         network: Any = self._policy.policy
-        network.save_pretrained(self._folder, save_embedding_layers=False)
+        adapter = {name: whole(tensor) for name, tensor in network.state_dict().items() if ".lora_" in name}
+        network.save_pretrained(self._folder, state_dict=adapter, save_embedding_layers=False)
         return self._folder
 
     def interrupt(self) -> None:
@@ -136,8 +143,24 @@ def build_sampler(
         return TransformersSampler(policy, config, tokenizer)
     if config.rollout.engine == "vllm_server":
         return ServerSampler(policy, config, accelerator)
-    if accelerator.num_processes > 1:
-        problem = f"vLLM in process can't answer for {accelerator.num_processes} processes"
-        fix = "start one process, or use vllm_server or transformers"
-        raise InputError(Problem("rollout.engine", 0, 0, problem, fix))
-    return VLLMSampler(policy, config)
+    if accelerator.num_processes > 1 and config.rollout.vllm.tensor_parallel > 1:
+        problem = f"each of {accelerator.num_processes} processes has a vLLM of its own, on its own device"
+        raise InputError(Problem("rollout.vllm.tensor_parallel", 0, 0, problem, "set it to 1, or take vllm_server"))
+    return VLLMSampler(policy, config, accelerator)
+
+
+@contextlib.contextmanager
+def _own_device(accelerator: Accelerator) -> Iterator[None]:
+    """Let what is started here see this process's GPU and none of the others'."""
+    if accelerator.device.type != "cuda" or accelerator.num_processes == 1:
+        yield
+        return
+    before = os.environ.get(VISIBLE)
+    every = before.split(",") if before else [str(number) for number in range(torch.cuda.device_count())]
+    os.environ[VISIBLE] = every[accelerator.local_process_index]
+    try:
+        yield
+    finally:
+        os.environ.pop(VISIBLE)
+        if before is not None:
+            os.environ[VISIBLE] = before

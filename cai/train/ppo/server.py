@@ -6,7 +6,8 @@ model that training starts from:
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --port 8000
 
 Before each rollout the main process writes the weights into the run's folder, which the server must see under the same
-path, and has the server read them in place. Left out: adapters, and weights from GPU to GPU.
+path, and has the server read them in place: of a LoRA policy the sum of base and adapter, which in bfloat16 is rounded.
+Left out: weights from GPU to GPU.
 
 A server puts its batches together as calls arrive: what it draws depends on timing by the rounding of floats, so a run
 that goes on need not end with the same bits. On a CPU it can't renew a head that is the embedding too (vLLM 0.32).
@@ -24,7 +25,7 @@ from cai.engines.render import Renderer
 from cai.engines.server import Key
 from cai.errors import EngineError
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.policy import PolicyWithValue, causal_of
+from cai.train.ppo.policy import PolicyWithValue, causal_of, whole_weights
 
 WEIGHTS = "rollout-weights"
 """The folder, in that of the run, by which the server gets the weights."""
@@ -47,8 +48,8 @@ class ServerSampler:
     def refresh(self) -> None:
         """Have the server read the policy's weights, when no process waits for an answer any more."""
         self._accelerator.wait_for_everyone()
+        weights = whole_weights(self._policy.policy)
         if self._accelerator.is_main_process:
-            weights: dict[str, Any] = causal_of(self._policy.policy).state_dict()
             if self._policy.bf16:
                 weights = {name: tensor.bfloat16() for name, tensor in weights.items()}
             causal_of(self._policy.policy).save_pretrained(self._folder, state_dict=weights)

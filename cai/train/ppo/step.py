@@ -9,19 +9,20 @@ An update whose loss or gradient is not finite is refused: weights and optimizer
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from cai.errors import TrainingError
 from cai.losses.kl import kl_tokens
 from cai.losses.ppo import policy_loss, value_loss
 from cai.train.ppo.batch import Batch, Minibatch, Sample, make_inputs, plan_minibatches
 from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.pieces import whole
 from cai.train.ppo.policy import PolicyWithValue
 from cai.train.ppo.rollout import named
 
@@ -117,10 +118,7 @@ class Learner:
         if self.config.target_kl is not None and sums.kl / tokens > self.config.target_kl:
             self.optimizer.zero_grad(set_to_none=True)
             return Update(sums, 0.0, 0.0, applied=False)
-        norms = [
-            float(self.accelerator.clip_grad_norm_(weights, self.config.max_grad_norm) or 0.0)
-            for weights in (self.policy.trunk, self.policy.value_head.parameters())
-        ]
+        norms = [self._clipped(weights) for weights in (self.policy.trunk, self.policy.value_head.parameters())]
         if not _finite(norms):
             self._refuse(batch, "gradient", list(minibatch.rows))
         self.optimizer.step()
@@ -171,6 +169,10 @@ class Learner:
         parts = (policy.loss_sum, value.loss_sum, policy.token_count, policy.clipped_count, value.clipped_count)
         more = (policy.kl_sum, kl_sum, entropy_sum, policy.ratio_max, 1 / policy.ratio_min)
         return Sums(*torch.stack([part.detach().double() for part in (*parts, *more)]).tolist())
+
+    def _clipped(self, weights: Iterable[nn.Parameter]) -> float:
+        norm = self.accelerator.clip_grad_norm_(weights, self.config.max_grad_norm)
+        return 0.0 if norm is None else float(whole(norm))
 
     def _over_processes(self, mine: Sums) -> Sums:
         if self.accelerator.num_processes == 1:

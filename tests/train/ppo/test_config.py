@@ -11,8 +11,6 @@ from cai.train.configs import TrainConfig
 from cai.train.ppo import config as module
 from cai.train.ppo.config import PPOConfig, RolloutSettings
 
-SERVER = {"engine": "vllm_server", "server": {"base_url": "http://127.0.0.1:8000/v1"}}
-
 
 def config(**changes: Any) -> PPOConfig:
     return PPOConfig(**{"out": Path("out"), "prompts": ["a.jsonl"], **changes})
@@ -51,12 +49,17 @@ def test_one_prompt_file_needs_no_list() -> None:
         ({"rollout": {"top_p": 0.9}}, "rollout.top_p"),
         ({"rollout": {"engine": "vllm_server"}}, "'vllm_server' and 'server' go together"),
         ({"rollout": {"server": {"base_url": "http://127.0.0.1:8000/v1"}}}, "go together"),
-        ({"rollout": SERVER, "lora": {}}, "remove 'lora'"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         config(**changes)
+
+
+@pytest.mark.parametrize("name", module.REFUSED)
+def test_whatever_bends_the_distribution_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"'{name}' would draw answers from another distribution"):
+        config(**{name: 1})
 
 
 def test_without_a_correction_any_temperature_is_sampled_ahead() -> None:

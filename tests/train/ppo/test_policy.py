@@ -3,7 +3,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaForSequenceClassification,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from cai.errors import InputError
 from cai.train.ppo.batch import Inputs, make_inputs
@@ -169,12 +176,29 @@ def test_a_reference_with_another_vocabulary_is_refused(tmp_path: Path, tiny_mod
         Reference(load_policy(given, CPU), given, CPU)
 
 
-def test_a_head_that_is_more_than_a_product_is_refused(tmp_path: Path) -> None:
+def test_logits_that_are_more_than_product_and_cap_are_refused_by_name(tmp_path: Path) -> None:
+    scaled: Any = GraniteForCausalLM(
+        GraniteConfig(
+            vocab_size=97, hidden_size=48, intermediate_size=64, num_hidden_layers=1, num_attention_heads=6,
+            logits_scaling=2.0, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        )
+    )  # fmt: skip
+    scaled.save_pretrained(tmp_path / "scaled")
+    with pytest.raises(InputError, match=r"scaled: .* and a soft cap: its config has 'logits_scaling'; use"):
+        load_causal(str(tmp_path / "scaled"), torch.float32, CPU)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_model_that_reads_otherwise_than_its_own_forward_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
     model = tiny.llama()
-    model.config.final_logit_softcapping = 30.0
-    model.save_pretrained(tmp_path / "capped")
-    with pytest.raises(InputError, match="final_logit_softcapping"):
-        load_causal(str(tmp_path / "capped"), torch.float32, CPU)
+    model.config.final_logit_softcapping = 3.0  # it says so and doesn't: Llama's forward knows of no cap
+    model.save_pretrained(tmp_path / "model")
+    if not packs:
+        monkeypatch.setattr("cai.train.ppo.policy.packs", lambda model: False)
+    with pytest.raises(InputError, match=r"what PPO reads is off by \d"):
+        load_causal(str(tmp_path / "model"), torch.float32, CPU)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -248,3 +272,33 @@ def test_a_reference_that_follows_is_the_mean_of_where_the_policy_was(
     move(policy)
     still.follow()
     assert torch.equal(next(iter(still.network.parameters())), before)
+
+
+def saved_preference_model(folder: Path, **changes: Any) -> Any:
+    model: Any = LlamaForSequenceClassification(tiny.config(num_labels=1, **changes)).eval()
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return model
+
+
+def test_values_begin_as_a_preference_models_scores(tmp_path: Path) -> None:
+    """A preference model with the policy's own trunk: each value is the score of all that is before its token."""
+    scorer = saved_preference_model(tmp_path / "pm")
+    policy_alone = tiny.llama()
+    policy_alone.model.load_state_dict(scorer.model.state_dict())
+    policy_alone.save_pretrained(tmp_path / "policy")
+    policy = load_policy(config(tmp_path, tmp_path / "policy", value_init=tmp_path / "pm"), CPU)
+    _, values_BT = policy(inputs())
+    for row, one in enumerate(SAMPLES):
+        for t in range(len(one.answer_ids)):
+            before = torch.tensor([one.prompt_ids + one.answer_ids[:t]])
+            wanted = scorer(input_ids=before).logits[0, 0]
+            torch.testing.assert_close(values_BT[row, t], wanted, atol=1e-5, rtol=1e-5)
+    assert float(values_BT.detach().std()) > 0.1
+
+
+def test_a_preference_model_of_another_width_is_refused_as_values(tmp_path: Path, tiny_model_dir: Path) -> None:
+    saved_preference_model(tmp_path / "pm", hidden_size=96)
+    with pytest.raises(InputError, match=r"pm: its score reads 96 numbers, and the policy's states have 48"):
+        load_policy(config(tmp_path, tiny_model_dir, value_init=tmp_path / "pm"), CPU)

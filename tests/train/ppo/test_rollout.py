@@ -1,4 +1,6 @@
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +84,16 @@ def test_answers_do_not_depend_on_who_draws_them(ready: Trainer) -> None:
     shared = sorted(answers(ready, rank=0, world=2) + answers(ready, rank=1, world=2), key=lambda one: one.row)
     assert [one.answer_ids for one in alone] == [one.answer_ids for one in shared]
     assert [one.answer_ids for one in answers(ready, step=2)] != [one.answer_ids for one in alone]
+
+
+def test_what_a_models_generation_config_asks_for_bends_nothing(
+    ready: Trainer, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    asked = {"do_sample": True, "top_k": 1, "top_p": 0.1, "temperature": 0.1, "repetition_penalty": 2.0}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(asked))
+    found = answers(trainer(tmp_path, tmp_path / "model"))
+    assert [one.answer_ids for one in found] == [one.answer_ids for one in answers(ready)]
 
 
 def test_a_prompt_that_comes_twice_is_answered_twice(ready: Trainer) -> None:

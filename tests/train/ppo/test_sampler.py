@@ -1,8 +1,10 @@
 """Samplers; what needs a real vLLM runs where there is one: ``bash scripts/vllm-cpu.sh test``."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,6 +21,7 @@ from cai.train.ppo.trainer import Trainer, run_ppo
 from tests.engines import conformance, tiny
 from tests.engines.test_vllm import HAS_VLLM, on_vllm, saved
 from tests.train.ppo.rig import interrupted, metrics, settings, vowels, weights
+from tests.train.ppo.test_trainer import start
 
 CPU = torch.device("cpu")
 VLLM: dict[str, Any] = {"engine": "vllm", "vllm": {"cache_gib": 0.25}}
@@ -52,13 +55,47 @@ def test_transformers_answers_by_the_weights_of_the_last_refresh(
     assert answer() != before
 
 
-def test_several_processes_are_refused_vllm(
+def test_several_processes_are_refused_one_vllm_over_several_devices(
     tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(tmp_path, tiny_model_dir, rollout=VLLM)
+    config = settings(tmp_path, tiny_model_dir, rollout={"engine": "vllm", "vllm": {"tensor_parallel": 2}})
     monkeypatch.setattr(Accelerator, "num_processes", 2)
-    with pytest.raises(InputError, match=r"rollout\.engine: vLLM in process can't answer for 2 processes"):
+    with pytest.raises(InputError, match=r"tensor_parallel: each of 2 processes has a vLLM of its own.*vllm_server"):
         build_sampler(load_policy(config, CPU), config, tiny.tokenizer(), Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize(("visible", "wanted"), [(None, "1"), ("4,6", "6")])
+def test_each_process_starts_vllm_on_its_own_gpu(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, wanted: str
+) -> None:
+    """The plumbing alone, on a machine without a GPU: what an engine would see as it is started."""
+    seen: list[str | None] = []
+
+    class Started:
+        renderer = None
+
+        @staticmethod
+        def load(*args: Any, **kwargs: Any) -> "Started":
+            seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+            return Started()
+
+        def close(self) -> None:
+            pass
+
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("cai.engines.vllm.VLLMEngine", Started)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = settings(tmp_path, tiny_model_dir, rollout=VLLM, lora={"r": 2})
+    process: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=2, process_index=3, local_process_index=1)
+    sampler = build_sampler(load_policy(config, CPU), config, tiny.tokenizer(), process)
+    assert seen == [wanted]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    assert (config.out / "rollout-adapter-3" / "adapter_model.safetensors").is_file()
+    sampler.close()
+    assert not (config.out / "rollout-adapter-3").exists()
 
 
 @pytest.mark.skipif(HAS_VLLM, reason="vLLM is here")
@@ -113,7 +150,7 @@ def test_ppo_trains_on_what_vllm_draws(tmp_path: Path, model: Path, options: dic
     config = settings(tmp_path, model, steps=3, learning_rate=3e-3, rollout=VLLM, **options)
     run_ppo(config, vowels)
     names = {path.name for path in config.out.iterdir()}
-    assert names == {"metrics.jsonl", "model", "result.json", "samples.jsonl"}
+    assert names == {".lock", "metrics.jsonl", "model", "result.json", "samples.jsonl"}
     rows = metrics(config.out)
     assert max(row["sampling_gap"] for row in rows) < 1e-4
     assert max(abs(row["weight_max"] - 1) for row in rows) < 1e-3
@@ -167,3 +204,13 @@ def test_a_step_whose_weights_never_came_is_refused_and_what_is_under_way_ends_w
         ready.answers.close()
     assert future is not None
     assert isinstance(future.exception(timeout=5), EngineError)
+
+
+@on_vllm
+def test_two_processes_have_a_vllm_each(tmp_path: Path, model: Path) -> None:
+    config = settings(tmp_path, model, steps=3, learning_rate=3e-3, rollout=VLLM)
+    assert start(config, processes=2) == 0
+    rows = metrics(config.out)
+    assert [row["dropped"] for row in rows] == [0, 0, 0]
+    assert max(row["sampling_gap"] for row in rows) < 1e-4
+    assert rows[-1]["kl"] > 0.1

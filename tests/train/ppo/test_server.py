@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from cai.errors import EngineError
-from cai.train.ppo.policy import load_policy
+from cai.train.ppo.policy import load_policy, merged
 from cai.train.ppo.sampler import build_sampler
 from cai.train.ppo.server import ServerSampler
 from cai.train.ppo.trainer import run_ppo
@@ -97,6 +97,27 @@ def test_a_refresh_has_the_server_read_the_present_weights(
     assert not (tmp_path / "out" / "rollout-weights").exists()
 
 
+def test_an_adapter_is_sent_as_a_part_of_the_weights(
+    tmp_path: Path, tiny_model_dir: Path, orders: tuple[type[Orders], str]
+) -> None:
+    handler, url = orders
+    sampler, policy = sampler_for(tmp_path, tiny_model_dir, url, lora={"r": 2, "alpha": 4})
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in policy.trunk:
+            weight.add_(torch.randn_like(weight) * 0.05)
+    before = {name: weight.clone() for name, weight in policy.named_parameters()}
+    sampler.refresh()
+    (_, _, weights), _ = handler.taken
+    wanted = merged(policy, settings(tmp_path, tiny_model_dir, lora={"r": 2, "alpha": 4})).state_dict()
+    base = load_file(tiny_model_dir / "model.safetensors")
+    assert weights.keys() == base.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, wanted[name], atol=1e-6, rtol=0)
+    assert not torch.equal(weights["model.layers.0.mlp.up_proj.weight"], base["model.layers.0.mlp.up_proj.weight"])
+    assert all(torch.equal(before[name], weight) for name, weight in policy.named_parameters())
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [(404, "takes no weights; start it with VLLM_SERVER_DEV_MODE=1"), (500, r"\(500\): what .* \[key removed\] in it")],
@@ -163,7 +184,7 @@ def test_ppo_trains_on_what_a_server_draws_in_one_process_and_in_two(tmp_path: P
         else:
             assert start(config, processes=processes) == 0
         names = {path.name for path in config.out.iterdir()}
-        assert names == {"metrics.jsonl", "model", "result.json", "samples.jsonl"}
+        assert names == {".lock", "metrics.jsonl", "model", "result.json", "samples.jsonl"}
         rows = metrics(config.out)
         assert [row["dropped"] for row in rows] == [0, 0, 0]
         assert rows[0]["sampling_gap"] < 1e-4
