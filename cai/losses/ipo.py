@@ -9,6 +9,7 @@ Shapes: B batch (rows of preferences).
 from torch import Tensor
 
 from cai.losses.checks import positive, same_shape, weighted
+from cai.losses.preference import per_token
 
 
 def ipo(
@@ -43,8 +44,8 @@ def ipo(
         target_B=target_B,
     )
     positive(beta=beta)
-    chosen_B = (policy_chosen_B.float() - reference_chosen_B.float()) / chosen_length_B.clamp(min=1)
-    rejected_B = (policy_rejected_B.float() - reference_rejected_B.float()) / rejected_length_B.clamp(min=1)
+    chosen_B = per_token(policy_chosen_B.float() - reference_chosen_B.float(), chosen_length_B)
+    rejected_B = per_token(policy_rejected_B.float() - reference_rejected_B.float(), rejected_length_B)
     gap = 1 / (2 * beta)
     gap_B = gap if target_B is None else (2 * target_B - 1) * gap
     return weighted((chosen_B - rejected_B - gap_B).square(), weight_B)

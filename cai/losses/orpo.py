@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.losses.checks import positive, same_shape, weighted
-from cai.losses.preference import soft_cross_entropy
+from cai.losses.preference import per_token, soft_cross_entropy
 
 CERTAIN = -1e-6
 """Where a mean log-probability is clamped before its odds are taken: nearer to 0 they are beyond float32."""
@@ -54,8 +54,8 @@ def orpo(
         target_B=target_B,
     )
     positive(beta=beta)
-    chosen_B = policy_chosen_B.float() / chosen_length_B.clamp(min=1)
-    rejected_B = policy_rejected_B.float() / rejected_length_B.clamp(min=1)
+    chosen_B = per_token(policy_chosen_B, chosen_length_B)
+    rejected_B = per_token(policy_rejected_B, rejected_length_B)
     likelihood_B = chosen_B if target_B is None else target_B * chosen_B + (1 - target_B) * rejected_B
     ratio_B = log_odds(chosen_B) - log_odds(rejected_B)
     return weighted(beta * soft_cross_entropy(ratio_B, target_B) - likelihood_B, weight_B)

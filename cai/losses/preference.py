@@ -27,6 +27,14 @@ def soft_cross_entropy(logit_B: Tensor, target_B: Tensor | None = None) -> Tenso
     return -target_B * logsigmoid(logit_B) - (1 - target_B) * logsigmoid(-logit_B)
 
 
+def per_token(logprob_B: Tensor, length_B: Tensor) -> Tensor:
+    """Return log-probabilities of responses as means over their tokens, float32; a length of 0 is read as 1.
+
+    -6 nats of a response of 3 tokens are -2.
+    """
+    return logprob_B.float() / length_B.clamp(min=1)
+
+
 def bradley_terry(
     reward_chosen_B: Tensor,
     reward_rejected_B: Tensor,

@@ -8,7 +8,7 @@ Shapes: B batch (rows of preferences).
 from torch import Tensor
 
 from cai.losses.checks import positive, same_shape, weighted
-from cai.losses.preference import soft_cross_entropy
+from cai.losses.preference import per_token, soft_cross_entropy
 
 
 def simpo(
@@ -40,6 +40,6 @@ def simpo(
         target_B=target_B,
     )
     positive(beta=beta)
-    chosen_B = policy_chosen_B.float() / chosen_length_B.clamp(min=1)
-    rejected_B = policy_rejected_B.float() / rejected_length_B.clamp(min=1)
+    chosen_B = per_token(policy_chosen_B, chosen_length_B)
+    rejected_B = per_token(policy_rejected_B, rejected_length_B)
     return weighted(soft_cross_entropy(beta * (chosen_B - rejected_B) - gamma, target_B), weight_B)

@@ -7,9 +7,10 @@ what a second layer adds, every further one does. Layers unlike the second (some
 one) are counted like it. Work inside a kernel (its scratch memory) is not seen.
 """
 
+import contextlib
 import copy
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -142,41 +143,12 @@ def work_of(
     `make` builds the model of a config, `read` gives what the loss is of, as in `cai.train.readout`; `again` counts a
     second micro-batch of the same step, which meets the gradients of the first.
     """
-    layers = int(config.get_text_config().num_hidden_layers)
-    one, two = (
-        _run(make, with_layers(config, count), batch, read, bf16=bf16, device=device, again=again)
-        for count in (1, min(2, layers))
-    )
-    return one.further(two, layers) if layers > 1 else one
 
-
-def with_layers(config: Any, count: int) -> Any:
-    """Return a config of a model with so many layers, the first ones."""
-    made = copy.deepcopy(config)
-    text = made.get_text_config()
-    kinds = getattr(text, "layer_types", None)
-    if kinds:
-        text.layer_types = kinds[:count]
-    text.num_hidden_layers = count
-    return made
-
-
-def _run(
-    make: Callable[[Any], Any],
-    config: Any,
-    batch: Mapping[str, Any],
-    read: Callable[[Any, Mapping[str, Any]], Tensor],
-    *,
-    bf16: bool,
-    device: torch.device,
-    again: bool,
-) -> Work:
-    fake = FakeTensorMode()
-    packed_attention._masks.cache_clear()  # those it has kept are real, and then fake
-    try:
-        model = on_meta(make, config).train()
+    def run(layers: int) -> Work:
+        model = on_meta(make, with_layers(config, layers)).train()
         model.set_attn_implementation(packed_attention.NAME)
-        with fake, device:
+        fake = FakeTensorMode()
+        with _own_masks(), fake, device:
             _fill(model)
             given = {name: _faked(fake, value, device) for name, value in batch.items()}
             meter = Meter([*model.parameters(), *model.buffers(), *given.values()])
@@ -189,10 +161,32 @@ def _run(
                     found.backward()
                     hook.remove()
                     del found
+        each = 1 + again
+        return Work(meter.flops / each, meter.attention / each, meter.moved / each, forward, meter.deepest, meter.later)
+
+    one, layers = run(1), int(config.get_text_config().num_hidden_layers)
+    return one.further(run(2), layers) if layers > 1 else one
+
+
+@contextlib.contextmanager
+def _own_masks() -> Iterator[None]:
+    """Let the masks that attention keeps be fake ones for a while."""
+    packed_attention.forget_masks()
+    try:
+        yield
     finally:
-        packed_attention._masks.cache_clear()
-    each = 1 + again
-    return Work(meter.flops / each, meter.attention / each, meter.moved / each, forward, meter.deepest, meter.later)
+        packed_attention.forget_masks()
+
+
+def with_layers(config: Any, count: int) -> Any:
+    """Return a config of a model with so many layers, the first ones."""
+    made = copy.deepcopy(config)
+    text = made.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    if kinds:
+        text.layer_types = kinds[:count]
+    text.num_hidden_layers = count
+    return made
 
 
 def head_of(model: Any) -> nn.Module:

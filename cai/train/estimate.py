@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from cai.processes import world
+from cai.progress import clock
 from cai.train.checks import Finding
 from cai.train.common import wants_bf16
 from cai.train.configs import REFERENCE_FREE, DPOConfig, EpochsConfig, RewardConfig
@@ -63,7 +64,8 @@ class Estimate:
     def __str__(self) -> str:
         """Return it for people."""
         where = " per process" if world() > 1 else ""
-        return f"about {duration(self.seconds)} and {size(self.peak)}{where}; {size(self.around + self.free)} free"
+        took = clock(max(1.0, self.seconds))
+        return f"about {took} and {size(self.peak)}{where}; {size(self.around + self.free)} free"
 
     def to_json(self) -> dict[str, float]:
         """Return its parts, and `peak`."""
@@ -91,17 +93,6 @@ def size(count: float) -> str:
     if count < 1e9:
         return f"{count / 1e6:.0f} MB"
     return f"{count / 1e9:.1f} GB" if count < 1e11 else f"{count / 1e9:.0f} GB"
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people.
-
-    >>> duration(4), duration(240), duration(7200)
-    ('4 s', '4 min', '2.0 h')
-    """
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 SHORT = 1e11
@@ -134,9 +125,10 @@ def estimate(
         read = answer_scores if scores else answer_logprobs
         return work_of(make, model_config, given, read, bf16=bf16, device=device, again=again)
 
-    longest = work(batches[tokens.index(max(tokens))])
+    most = tokens.index(max(tokens))
     usual = min(range(len(tokens)), key=lambda place: abs(tokens[place] - mean))
-    typical = work(batches[usual])
+    longest = work(batches[most])
+    typical = longest if usual == most else work(batches[usual])
     rates = measured_rates(model_config, round(mean), round(mean / micro), bf16=bf16, device=device)
     once = typical.flops / rates.products + typical.attention / rates.attention + typical.moved / rates.others
     forwards = _extra_forwards(config, len({*order}) / len(order))
@@ -150,7 +142,7 @@ def _counted(config: EpochsConfig, path: str) -> tuple[Weights, Any]:
     """Return how many weights a model will have when it is trained, and its config."""
     model_config = AutoConfig.from_pretrained(path)
     if isinstance(config, RewardConfig):
-        model_config.num_labels = 1
+        model_config.num_labels = len(config.heads) or 1
     return count_weights(on_meta(functools.partial(_make, config), model_config)), model_config
 
 

@@ -100,7 +100,7 @@ FITS = Estimate(2e9, 2e9, 4e9, 1e9, 5e8, 0.0, 12e9, 240.0)
 
 
 def test_it_is_told_in_a_line() -> None:
-    assert str(FITS) == "about 4 min and 9.5 GB; 12.5 GB free"
+    assert str(FITS) == "about 4 min 0 s and 9.5 GB; 12.5 GB free"
     assert will_it_fit(FITS) is None
     warned = will_it_fit(dataclasses.replace(FITS, free=8e9))
     assert warned is not None
