@@ -6,10 +6,16 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import pytest
+import torch
+
 from cai.config import load_config
 from cai.train.ppo.config import PPOConfig, RolloutSettings
 from cai.train.ppo.trainer import run_ppo
-from cai.train.rewards.config import RewardEntry
+from cai.train.rewards.config import RewardEntry, names_of
+from cai.train.rewards.sources import build_rewards, check_sources
+from cai.types import Message
+from tests.judges.test_preference_model import classifier
 from tests.train.ppo.rig import metrics, settings
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +28,30 @@ def rows_of(section: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def test_the_config_loads(tmp_path: Path) -> None:
-    ((name, text),) = re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL)
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    config = load_config(PPOConfig, tmp_path / name, [])
-    assert [entry.kind for entry in config.all_rewards] == ["model", "checker", "ensemble"]
+def test_the_configs_load(tmp_path: Path) -> None:
+    configs = {}
+    for name, text in re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        configs[name] = load_config(PPOConfig, tmp_path / name, [])
+    assert [entry.kind for entry in configs.pop("ppo.yaml").all_rewards] == ["model", "checker", "ensemble"]
+    assert names_of(configs.pop("scores.yaml").rewards) == ["harmless", "helpful", "worse", "brief"]
+    assert not configs
+
+
+def test_rewards_by_head_and_principle_are_asked_for_and_scored(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    classifier(tiny_model_dir, Path("runs/two/model"), heads=("harmless", "helpful"))
+    classifier(tiny_model_dir, Path("runs/told/model"), told=True)
+    (text,) = re.findall(r"```yaml\n# scores.yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    Path("scores.yaml").write_text(text, encoding="utf-8")
+    entries = load_config(PPOConfig, Path("scores.yaml"), []).all_rewards
+    check_sources(entries)
+    (score,) = build_rewards(entries, torch.device("cpu")).score([(Message("user", "A fox?"),)], ["It is good."])
+    parts = score.parts
+    assert score.total == pytest.approx(parts["harmless"] + 0.5 * parts["helpful"] + 0.1 * parts["brief"])
+    assert parts["worse"] == min(parts["harmless"], parts["helpful"])
 
 
 def test_the_settings_of_rollouts_are_those_that_there_are() -> None:
@@ -35,7 +60,7 @@ def test_the_settings_of_rollouts_are_those_that_there_are() -> None:
 
 
 def test_the_command_for_a_server_loads(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (text,) = re.findall(r"```yaml\n# ppo.yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     (tmp_path / "ppo.yaml").write_text(text, encoding="utf-8")
     ((recipe, name, words),) = re.findall(
         r"^    accelerate launch (\S+) --config (\S+) (.*)$", PAGE, flags=re.MULTILINE

@@ -49,7 +49,8 @@ def folder(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_configs_load(tmp_path: Path) -> None:
     for name, text in (found := re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL)):
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert [name for name, _ in found] == ["stop.yaml", "principles.yaml", "qlora.yaml"]
+    assert [name for name, _ in found] == ["stop.yaml", "heads.yaml", "principles.yaml", "qlora.yaml"]
+    assert list(load_config(RewardConfig, tmp_path / "heads.yaml", []).heads) == ["harmless", "helpful"]
     assert load_config(RewardConfig, tmp_path / "principles.yaml", []).principle_conditioned
     assert load_config(DPOConfig, tmp_path / "qlora.yaml", []).quantization == "4bit"
     stop = load_config(RewardConfig, tmp_path / "stop.yaml", ["stop.patience=4"]).stop
@@ -75,7 +76,12 @@ def test_the_launch_configs_are_there() -> None:
 
 
 def test_the_other_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inspect_rows, serve = re.findall(r"^    (cai .*)$", PAGE, flags=re.MULTILINE)
+    inspect_rows, serve, inspect_heads = re.findall(r"^    (cai .*)$", PAGE, flags=re.MULTILINE)
+    rig.write(folder / "runs/label/pairs.jsonl", [rig.pair(number, kind="red_team") for number in range(12)])
+    rig.write(folder / "people.jsonl", [rig.pair(number) for number in range(20, 23)])
+    done = CliRunner().invoke(app, shlex.split(inspect_heads)[1:])
+    assert done.exit_code == 0, done.output
+    assert "harmless 12, helpful 3" in done.stdout
     (body,) = re.findall(r"^    curl http://127.0.0.1:5000/get_reward -d '(.*)'$", PAGE, flags=re.MULTILINE)
     done = CliRunner().invoke(app, shlex.split(inspect_rows)[1:])
     assert done.exit_code == 0, done.output
@@ -97,7 +103,7 @@ def test_the_other_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_python_runs_in_its_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train, look, use, told, _ = PYTHON
+    train, look, use, several, told, _ = PYTHON
     exec(train.replace('"embedded"', repr(str(folder / "runs/sft/model"))), {})
     assert re.fullmatch(r"\[-?\d+\.\d+\]\n", capsys.readouterr().out)
     assert json.loads((folder / "runs/pm/result.json").read_text())["steps"] == 1
@@ -111,6 +117,13 @@ def test_the_python_runs_in_its_order(folder: Path, capsys: pytest.CaptureFixtur
     margins, reward = capsys.readouterr().out.splitlines()
     assert "Spread(mean=" in margins
     assert isinstance(json.loads(reward)[0], float)
+    kinds = ("red_team", "helpful")
+    rig.write(folder / "by_kind.jsonl", [rig.pair(number, kind=kinds[number % 2]) for number in range(12)])
+    exec(several.replace('"embedded"', repr(str(folder / "runs/sft/model"))), {})
+    names, scores, spread = capsys.readouterr().out.splitlines()
+    assert names == "{0: 'harmless', 1: 'helpful'}"
+    one, other = (float(each) for each in re.findall(r"-?\d+\.\d+", scores))
+    assert float(re.findall(r"mean=(-?\d+\.\d+)", spread)[0]) == pytest.approx((one + other) / 2, abs=1e-6)
     rig.write(folder / "by_principle.jsonl", [rig.pair(number, principle="Be brief.") for number in range(12)])
     exec(told.replace('"embedded"', repr(str(folder / "runs/sft/model"))), {})
     brief, long, fixed = (float(each) for each in re.findall(r"-?\d+\.\d+", capsys.readouterr().out))

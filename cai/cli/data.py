@@ -48,6 +48,10 @@ def inspect(
     ],
     model: Annotated[str, typer.Option(help="Whose tokenizer counts: a folder, a hub id or 'embedded'.")] = "embedded",
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of a row, as the training's config has it.")] = 1024,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=KIND,…", help="A head of the config's 'heads' and its rows; once for each."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Show lengths, labels and what is wrong with training rows, before a model is trained on them.
@@ -65,17 +69,23 @@ def inspect(
     from cai.engines.render import Renderer
     from cai.errors import InputError, Problem
     from cai.train.checks import measure_chats, measure_pairs, rows_of
+    from cai.train.heads import count_heads, head_of, parse_heads
     from cai.train.inspection import describe
 
+    heads = parse_heads(head or [])
     first = next(iter(rows_of(files)), None)
     if first is None:
         raise InputError(Problem(", ".join(map(str, files)), 0, 0, "no rows", "name a file that has some"))
+    if heads and "messages" in first[1]:
+        raise InputError(Problem("--head", 0, 0, "the rows are chats, which teach no score", "leave it out"))
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(model))
     renderer, rows = Renderer(tokenizer), rows_of(files)
-    items = measure_chats(rows, renderer) if "messages" in first[1] else measure_pairs(rows, renderer)[0]
+    taught = (lambda place, row: head_of(place, row, heads)) if heads else None
+    items = measure_chats(rows, renderer) if "messages" in first[1] else measure_pairs(rows, renderer, head=taught)[0]
     told = describe(items, max_length, template=tokenizer.chat_template is not None)
+    told |= {"heads": count_heads(items, heads)} if heads else {}
     if as_json:
         print(json.dumps(told, indent=2))
     else:

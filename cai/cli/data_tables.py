@@ -14,6 +14,8 @@ WIDE = 40
 def show_rows(told: dict[str, Any], console: Console) -> None:
     """Print the figures of `cai.train.inspection.describe`."""
     console.print(f"{told['rows']} {told['kind']} of {told['prompts']} prompts", highlight=False)
+    if told.get("heads"):
+        console.print(", ".join(f"{name} {count}" for name, count in told["heads"].items()), highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("tokens")
     names = list(told["tokens"]["together"])

@@ -185,6 +185,7 @@ def serve_reward(
     folder: Annotated[str, typer.Argument(help="The model folder of a reward stage.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5000,
     host: Annotated[str, typer.Option(help="The default lets this machine in alone.")] = "127.0.0.1",
+    head: Annotated[str | None, typer.Option(help="Which of its scores, where it has several.")] = None,
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of a dialogue; longer ones lose their start.")] = 2048,
 ) -> None:
     """Serve a preference model as a remote reward: /get_reward (OpenRLHF) and /classify (verl).
@@ -194,12 +195,12 @@ def serve_reward(
     from transformers import AutoTokenizer
 
     from cai.engines.embedded import resolve_model
-    from cai.judges.preference_model import PreferenceModel
+    from cai.judges.preference_model import PreferenceModel, check_asked
 
-    model = PreferenceModel.load(folder)
-    if model.wording is not None:
+    if check_asked(folder, head=head).wording is not None:
         problem = "this preference model judges by a principle, and requests name none"
         raise InputError(Problem(folder, 0, 0, problem, "serve one that was trained without principle_conditioned"))
+    model = PreferenceModel.load(folder, head=head)
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(folder))
 
     server = reward_server(

@@ -35,6 +35,8 @@ class JudgeConfig(Config):
     """``pairwise`` is the paper's, for models of some billion parameters; ``direction`` serves small ones."""
     engine: EngineConfig = EngineConfig()
     """The feedback model; for ``preference_model``, its `model` is the preference model's folder."""
+    head: str | None = None
+    """``preference_model``: which of its scores judges, where it has several (harmless, helpful)."""
     temperature: float = Field(1.0, gt=0.0)
     """``pairwise``: divides the logits; ``sampled``: of the sampling."""
     thoughts: int = Field(0, ge=0)
@@ -89,7 +91,8 @@ def build_judge(
     if config.kind == "preference_model":
         from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
 
-        return PreferenceModelJudge(PreferenceModel.load(config.engine.model, dtype=config.engine.dtype))
+        model = PreferenceModel.load(config.engine.model, head=config.head, dtype=config.engine.dtype)
+        return PreferenceModelJudge(model)
     if config.kind == "program":
         return ProgramJudge(certainty=config.certainty)
     engine = engine or build_engine(config.engine)

@@ -4,6 +4,7 @@ The principle stands before the dialogue, in the system's turn, and is never cut
 which words, is kept with its tokenizer, as its chat template is: it stays through adapters, merging and copies.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from cai.engines.render import Renderer
@@ -18,7 +19,12 @@ KEY = "principle_wording"
 
 def wording_of(tokenizer: Any) -> str | None:
     """Return the words in which a tokenizer's model reads principles; None for a model that reads none."""
-    found = tokenizer.init_kwargs.get(KEY)
+    return wording_in(tokenizer.init_kwargs)
+
+
+def wording_in(settings: Mapping[str, Any]) -> str | None:
+    """Return the same of what `tokenizer_config.json` holds."""
+    found = settings.get(KEY)
     return found if isinstance(found, str) and "{text}" in found else None
 
 

@@ -1,14 +1,15 @@
 """Several preference models as one, and how far they disagree: where they do, none of them is to be believed.
 
 Members trained from other seeds or other parts of the data agree where the data decides and differ elsewhere (Coste et
-al. 2023, arXiv 2310.02743; Gleave and Irving 2022, arXiv 2203.07472, section 3).
+al. 2023, arXiv 2310.02743; Gleave and Irving 2022, arXiv 2203.07472, section 3). Heads of one model are members, too:
+trained on parts of the data they disagree less than models do, for they share a trunk; trained for several objectives
+they disagree where these pull apart.
 """
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cai.engines.loading import Dtype, Quantization
 from cai.judges.preference_model import PreferenceModel
 from cai.storage import digest
 from cai.types import Dialogue
@@ -22,59 +23,46 @@ class Spread(NamedTuple):
 
 
 class PreferenceEnsemble:
-    """Scores answers by the mean of several preference models; they may have different tokenizers."""
+    """Scores answers by the mean of several preference models; they may have different tokenizers.
+
+    Members are made by `PreferenceModel.load`, or are the heads of one: ``[model.at(head) for head in model.heads]``.
+    """
 
     def __init__(self, members: Sequence[PreferenceModel]) -> None:
-        """Raises ValueError for fewer than two members: one has no spread."""
+        """Raises ValueError for fewer than two members, and where some are to be told a principle and some are not."""
         if len(members) < 2:
             raise ValueError(f"an ensemble of {len(members)}; give at least two preference models")
+        if len({member.wording is None for member in members}) > 1:
+            raise ValueError("some members judge by a principle and some read none; give models of one kind")
         self.members = tuple(members)
         self.revision = digest([member.revision for member in members])
         self.wording = self.members[0].wording
 
-    @classmethod
-    def load(
-        cls,
-        folders: Sequence[str],
-        *,
-        dtype: Dtype = "float32",
-        device: str = "auto",
-        quantization: Quantization = "none",
-    ) -> "PreferenceEnsemble":
-        """Load what several reward stages saved; raises InputError as `PreferenceModel.load` does."""
-        return cls(
-            [PreferenceModel.load(each, dtype=dtype, device=device, quantization=quantization) for each in folders]
-        )
-
-    def score(
-        self,
-        answers: Sequence[tuple[Dialogue, str]],
-        *,
-        principles: Sequence[str] | None = None,
-        batch_tokens: int = 4096,
-    ) -> list[float]:
+    def score(self, answers: Sequence[tuple[Dialogue, str]], *, principles: Sequence[str] | None = None) -> list[float]:
         """Return the mean score per (dialogue, answer), in their order; `principles` as in `PreferenceModel.score`."""
-        return [spread.mean for spread in self.spread(answers, principles=principles, batch_tokens=batch_tokens)]
+        return [spread.mean for spread in self.spread(answers, principles=principles)]
 
     def spread(
-        self,
-        answers: Sequence[tuple[Dialogue, str]],
-        *,
-        principles: Sequence[str] | None = None,
-        batch_tokens: int = 4096,
+        self, answers: Sequence[tuple[Dialogue, str]], *, principles: Sequence[str] | None = None
     ) -> list[Spread]:
         """Return mean and standard deviation per (dialogue, answer).
 
         A score means something only against another of the same dialogue, and members' zeros differ: this deviation
         holds that difference, too. That of `margins` does not.
         """
-        columns = [member.score(answers, principles=principles, batch_tokens=batch_tokens) for member in self.members]
+        columns = [member.score(answers, principles=principles) for member in self.members]
         return [spread_of(row) for row in zip(*columns, strict=True)]
 
-    def margins(self, pairs: Sequence[tuple[Dialogue, str, str]], *, batch_tokens: int = 4096) -> list[Spread]:
-        """Return mean and standard deviation of score(a) - score(b) per (dialogue, a, b), in log-odds."""
+    def margins(
+        self, pairs: Sequence[tuple[Dialogue, str, str]], *, principles: Sequence[str] | None = None
+    ) -> list[Spread]:
+        """Return mean and standard deviation of score(a) - score(b) per (dialogue, a, b), in log-odds.
+
+        `principles` has a text for each pair.
+        """
         answers = [(dialogue, text) for dialogue, *both in pairs for text in both]
-        columns = [member.score(answers, batch_tokens=batch_tokens) for member in self.members]
+        twice = None if principles is None else [text for text in principles for _ in range(2)]
+        columns = [member.score(answers, principles=twice) for member in self.members]
         gaps = [[a - b for a, b in zip(column[::2], column[1::2], strict=True)] for column in columns]
         return [spread_of(row) for row in zip(*gaps, strict=True)]
 

@@ -1,24 +1,63 @@
 """The preference model in use: a score per answer, and a judge made of it."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from cai.engines.embedded import model_digest, resolve_model
 from cai.engines.loading import Dtype, Quantization, pick_device, pick_dtype, quantized, whole
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Verdict
-from cai.judges.conditioned import kept_ids, told, wording_of
+from cai.judges.conditioned import kept_ids, told, wording_in, wording_of
 from cai.judges.fit import verdicts
+from cai.judges.heads import cut_to, heads_of, is_classifier
 from cai.judges.pairwise import verdict_of
+from cai.strict_yaml import suggestion
 from cai.types import Dialogue
 
 WINDOW = 32
 """Comparisons read together."""
+
+
+class Mark(NamedTuple):
+    """What a saved preference model says of itself, which is read without its weights."""
+
+    heads: tuple[str, ...]
+    """The names of its scores; none for a single one without a name."""
+    wording: str | None
+    """How it is told a principle; None for one that reads none."""
+
+
+def check_asked(folder: str, *, head: str | None = None, principle: str | None = None) -> Mark:
+    """Return a preference model's mark.
+
+    Raises InputError for a model of another kind, for a head that it does not have or, where it has several, none, and
+    for a principle that it would not read. That it reads one and is told none is the caller's to refuse.
+    """
+    path = resolve_model(folder)
+    config = AutoConfig.from_pretrained(path)
+    if not is_classifier(config) or (config.num_labels != 1 and not heads_of(config)):
+        raise InputError(Problem(folder, 0, 0, "not a preference model", "name the model folder of a reward stage"))
+    mark = Mark(heads_of(config), wording_in(get_tokenizer_config(path)))
+    problems = []
+    if head is None and len(mark.heads) > 1:
+        fix = f"say which with 'head', as in head={mark.heads[0]!r}"
+        problems.append(Problem(folder, 0, 0, f"this preference model has the heads {', '.join(mark.heads)}", fix))
+    elif head is not None and not mark.heads:
+        problems.append(Problem(folder, 0, 0, f"no head {head!r}: its one score has no name", "leave out 'head'"))
+    elif head is not None and head not in mark.heads:
+        problems.append(Problem(folder, 0, 0, f"no head {head!r}", suggestion(head, mark.heads)))
+    if principle is not None and mark.wording is None:
+        problems.append(Problem(folder, 0, 0, "this preference model reads no principle", "leave out 'principle'"))
+    if problems:
+        raise InputError(problems)
+    return mark
 
 
 class PreferenceModel:
@@ -31,14 +70,17 @@ class PreferenceModel:
         *,
         revision: str,
         max_length: int = 2048,
+        batch_tokens: int = 4096,
         principle: str | None = None,
     ) -> None:
         """Use a sequence classifier of one output; longer dialogues lose their beginning.
 
-        `principle` is the text that a model which reads one judges by where none is given with the answers.
+        `batch_tokens` bounds the positions of a batch, padding included; a longer row is read alone. `principle` is the
+        text that a model which reads one judges by where none is given with the answers.
         """
         self.model, self.renderer, self.revision = model.eval(), renderer, revision
-        self._max_length, self._principle = max_length, principle
+        self._max_length, self._batch_tokens, self._principle = max_length, batch_tokens, principle
+        self._whole: tuple[Any, str] = (model, revision)
         self.wording = wording_of(renderer.tokenizer)
         """How the model is told a principle; None for one that reads none."""
         self.read: Callable[[Any, Sequence[Sequence[int]], int], Tensor] = score_batch
@@ -49,15 +91,18 @@ class PreferenceModel:
         cls,
         folder: str,
         *,
+        head: str | None = None,
+        principle: str | None = None,
         dtype: Dtype = "float32",
         device: str = "auto",
         quantization: Quantization = "none",
-        principle: str | None = None,
-    ) -> "PreferenceModel":
-        """Load what `cai.train.reward` saved; raises InputError for a folder that holds something else.
+    ) -> Self:
+        """Load what `cai.train.reward` saved.
 
-        `quantization` holds the linear layers in 8 or 4 bits by bitsandbytes; the score head is kept whole.
+        `head` is the score to read, of a model with several. `quantization` holds the linear layers in 8 or 4 bits by
+        bitsandbytes; the score head is kept whole. Raises InputError as `check_asked` does, before weights are loaded.
         """
+        check_asked(folder, head=head, principle=principle)
         path = resolve_model(folder)
         tokenizer = AutoTokenizer.from_pretrained(path)
         place = pick_device(device)
@@ -65,21 +110,32 @@ class PreferenceModel:
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=kind, output_loading_info=True, **quantized(quantization, kind, place)
         )
-        model = loaded[0]
-        if model.config.num_labels != 1 or "SequenceClassification" not in str(model.config.architectures):
-            raise InputError(Problem(folder, 0, 0, "not a preference model", "name the model folder of a reward stage"))
-        whole(folder, loaded)
+        model = whole(folder, loaded)
         revision = model_digest(path) + ("" if quantization == "none" else f"+{quantization}")
         placed = model.to(place) if quantization == "none" else model
-        return cls(placed, Renderer(tokenizer), revision=revision, principle=principle)
+        found = cls(placed, Renderer(tokenizer), revision=revision, principle=principle)
+        return found if head is None else found.at(head, principle=principle)
 
-    def score(
-        self,
-        answers: Sequence[tuple[Dialogue, str]],
-        *,
-        principles: Sequence[str] | None = None,
-        batch_tokens: int = 4096,
-    ) -> list[float]:
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the scores that the model was saved with; `at` gives each."""
+        return heads_of(self._whole[0].config)
+
+    def at(self, head: str | None = None, *, principle: str | None = None) -> Self:
+        """Return this model read at another head (None: at the same), by a principle; the trunk is in memory once.
+
+        Raises ValueError for a head that it does not have.
+        """
+        other = copy.copy(self)
+        other._principle = principle
+        if head is not None:
+            if head not in self.heads:
+                raise ValueError(f"no head {head!r}; {suggestion(head, self.heads)}")
+            model, revision = self._whole
+            other.model, other.revision = cut_to(model, head), f"{revision}#{head}"
+        return other
+
+    def score(self, answers: Sequence[tuple[Dialogue, str]], *, principles: Sequence[str] | None = None) -> list[float]:
         """Return one score per (dialogue, answer), in their order.
 
         `principles` has a text for each answer, for a model that was trained to be told (`principle_conditioned`); ""
@@ -87,8 +143,7 @@ class PreferenceModel:
         where another is told something; ValueError for too few texts or too many.
         """
         texts = self._texts(principles, len(answers))
-        ids = [self._ids(*answer, text) for answer, text in zip(answers, texts, strict=True)]
-        return self.score_ids(ids, batch_tokens=batch_tokens)
+        return self.score_ids([self._ids(*answer, text) for answer, text in zip(answers, texts, strict=True)])
 
     def _texts(self, principles: Sequence[str] | None, count: int) -> Sequence[str]:
         if principles is None and self._principle is not None:
@@ -103,16 +158,15 @@ class PreferenceModel:
         return [""] * count if principles is None else principles
 
     @torch.no_grad()
-    def score_ids(self, rows: Sequence[Sequence[int]], *, batch_tokens: int = 4096) -> list[float]:
+    def score_ids(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """Return one score per row of ids, read at its end; rows of like length are read together.
 
-        `batch_tokens` bounds the positions of a batch, padding included; a longer row is read alone. Raises ValueError
-        for an empty row.
+        Raises ValueError for an empty row.
         """
         if not all(rows):
             raise ValueError("a row of no ids has no score")
         scores = [0.0] * len(rows)
-        for batch in _by_length(rows, batch_tokens):
+        for batch in _by_length(rows, self._batch_tokens):
             found = self.read(self.model, [rows[index] for index in batch], self.renderer.pad_id)
             for index, value in zip(batch, found.tolist(), strict=True):
                 scores[index] = value

@@ -1,22 +1,33 @@
-"""A preference model as a reward function of TRL's GRPO and RLOO trainers.
+"""Scores as a reward function of TRL's GRPO and RLOO trainers.
 
 GRPOTrainer(model, reward_funcs=TRLReward(PreferenceModel.load("runs/reward/model")), ...)
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from cai.judges.preference_model import Scorer
 from cai.records.loaders import dialogue_of
 from cai.types import Dialogue
+
+
+class Scores(Protocol):
+    """A preference model, an ensemble of them, or what else scores answers."""
+
+    def score(self, answers: Sequence[tuple[Dialogue, str]]) -> Sequence[float | None]:
+        """Return a score per (dialogue, answer), in their order; None for an answer that is to be left out."""
+        ...
 
 
 class TRLReward:
     """Scores what a TRL trainer has sampled: the raw score of the answer, at its end of turn."""
 
-    def __init__(self, model: Scorer, *, name: str = "preference_model") -> None:
-        """Score with a model; `name` is what TRL's metrics call it."""
+    def __init__(self, model: Scores, *, name: str = "preference_model") -> None:
+        """Score with a model; `name` is what TRL's metrics call it.
+
+        Raises InputError for a preference model that judges by a principle and was loaded without one.
+        """
         self._model, self.__name__ = model, name
+        model.score([])  # what is missing is said here, and not in the first step
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float | None]:
         """Return one reward per completion; what else the trainer gives is not looked at.

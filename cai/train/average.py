@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from cai.engines.embedded import resolve_model
 from cai.engines.loading import whole
 from cai.errors import InputError, Problem
+from cai.judges.heads import heads_of, is_classifier
 from cai.train.common import save_model
 from cai.train.made_under import constitutions_of
 
@@ -35,6 +36,7 @@ def average_models(folders: Sequence[str | Path], out: Path, *, shares: Sequence
     if len(shares) != len(folders) or not math.isclose(sum(shares), 1.0, abs_tol=1e-6) or min(shares) < 0:
         raise ValueError(f"shares {list(shares)} for {len(folders)} models; they must be as many and add up to 1")
     paths = [resolve_model(str(folder)) for folder in folders]
+    _same_heads(paths)
     first = _load(paths[0])
     mean: dict[str, Tensor] = {}
     for path, share in zip(paths, shares, strict=True):
@@ -49,11 +51,22 @@ def average_models(folders: Sequence[str | Path], out: Path, *, shares: Sequence
 
 
 def _load(path: str) -> Any:
-    architectures = str(AutoConfig.from_pretrained(path).architectures)
-    auto: Any = (
-        AutoModelForSequenceClassification if "SequenceClassification" in architectures else AutoModelForCausalLM
-    )
+    scores = is_classifier(AutoConfig.from_pretrained(path))
+    auto: Any = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     return whole(path, auto.from_pretrained(path, dtype=torch.float32, output_loading_info=True))
+
+
+def _same_heads(paths: Sequence[str]) -> None:
+    """Raise InputError for each preference model whose heads are not the first one's, in their order."""
+    wanted, *others = (", ".join(heads_of(AutoConfig.from_pretrained(path))) or "without names" for path in paths)
+    fix = "take the mean of models that were trained with the same 'heads'"
+    problems = [
+        Problem(path, 0, 0, f"its heads are {found}, but {wanted} in {paths[0]}", fix)
+        for path, found in zip(paths[1:], others, strict=True)
+        if found != wanted
+    ]
+    if problems:
+        raise InputError(problems)
 
 
 def _same_shapes(first: str, wanted: Mapping[str, Tensor], other: str, found: Mapping[str, Tensor]) -> None:

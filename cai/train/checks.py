@@ -56,6 +56,8 @@ class Item:
     """What it was judged by, where the model is told; the prompt then begins with it."""
     kept: int = 0
     """Leading ids of the prompt that are never cut off: the principle's."""
+    head: int = 0
+    """Which score of a preference model learns from it, of those with several."""
 
     @property
     def least(self) -> int:
@@ -109,11 +111,12 @@ def measure_pairs(
     rows: Iterable[tuple[str, dict[str, Any]]],
     renderer: Renderer,
     principle: Callable[[dict[str, Any]], str] | None = None,
+    head: Callable[[str, dict[str, Any]], int] | None = None,
 ) -> tuple[list[Item], Counter[str]]:
     """Return pairs, measured, and how many rows of a journal are none (ties, drops), by reason.
 
-    `principle` gives the principle of a row, which its prompt then begins with. Raises InputError naming all other rows
-    that are none.
+    `principle` gives the principle of a row, which its prompt then begins with, `head` that of a place and its row.
+    Raises InputError naming all other rows that are none.
     """
     dropped: Counter[str] = Counter()
 
@@ -123,7 +126,11 @@ def measure_pairs(
             dropped[exported] += 1
             return None
         prompt, chosen, rejected, target = pair_of(exported)
-        about = {"target": target, "principle": principle(row) if principle else ""}
+        about = {
+            "target": target,
+            "principle": principle(row) if principle else "",
+            "head": head(place, exported) if head else 0,
+        }
         return _measured(place, prompt, (chosen, rejected), renderer, str(exported.get("kind") or ""), **about)
 
     return _measure(rows, item), dropped
@@ -320,22 +327,22 @@ def inverted_labels(items: Sequence[Item]) -> Finding | None:
 
 def contradictions(items: Sequence[Item]) -> Finding | None:
     """The same two answers to a prompt, once this way and once the other: noise that no training removes."""
-    ways: dict[tuple[str, frozenset[str]], set[str]] = {}
+    ways: dict[tuple[str, int, frozenset[str]], set[str]] = {}
     for item in items:
         if len(item.answers) == 2 and item.answers[0] != item.answers[1] and item.target != 0.5:
             winner = item.answers[0] if item.target > 0.5 else item.answers[1]
-            ways.setdefault((item.key, frozenset(item.answers)), set()).add(winner)
-    hits = [item for item in items if len(ways.get((item.key, frozenset(item.answers)), ())) > 1]
+            ways.setdefault((item.key, item.head, frozenset(item.answers)), set()).add(winner)
+    hits = [item for item in items if len(ways.get((item.key, item.head, frozenset(item.answers)), ())) > 1]
     fix = "join them to one row with the mean as chosen_prob"
     return _found("contradiction", hits, items, "the same pair is labelled both ways", fix)
 
 
 def repeated(items: Sequence[Item]) -> Finding | None:
     """A row that comes again weighs more, and, if it is held out by row, leaks."""
-    seen: set[tuple[str, tuple[str, ...]]] = set()
+    seen: set[tuple[str, int, tuple[str, ...]]] = set()
     hits = []
     for item in items:
-        mark = (item.key, item.answers)
+        mark = (item.key, item.head, item.answers)
         hits += [item] if mark in seen else []
         seen.add(mark)
     return _found("repeated", hits, items, "the row was there before", "remove repetitions")

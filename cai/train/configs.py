@@ -1,14 +1,16 @@
 """The settings of the trainers. They stand apart from the trainers so that planning a run loads no torch."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cai.config import Config
 
 Precision = Literal["auto", "fp32", "bf16"]
 Tracker = Literal["wandb", "trackio", "tensorboard"]
+HeadName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""What a head of a preference model is called, in metrics, too."""
 
 REFERENCE_FREE = ("simpo", "orpo")
 """Losses of `DPOConfig` that compare with no reference, and take log-probabilities per token."""
@@ -110,6 +112,10 @@ class RewardConfig(EpochsConfig):
     label_noise: float = Field(0.0, ge=0.0, lt=0.5)
     """The share of labels that are wrong, which the loss corrects for (Patrini et al. 2017, arXiv 1609.03683). For hard
     labels; calibrated probabilities (`chosen_prob`) have nothing left to correct."""
+    heads: dict[HeadName, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
+    """Several scores over one trunk, by name, each with the rows that it learns from: ``{harmless: [red_team], helpful:
+    [helpful, people.jsonl]}``. A row is of the head that names its file, as `data` or `eval_data` has it, else of the
+    one that names its `kind`. None: one score, from all rows."""
     principle_conditioned: bool = False
     """Let the model read, before the dialogue, the principle that a row was judged by (SALMON: Sun et al. 2023, arXiv
     2310.05910): its `principle`, a text or an id, or `principles`, a list of them. Rows without are read without."""
@@ -117,6 +123,14 @@ class RewardConfig(EpochsConfig):
     """Where principles that rows name by their ids have their texts: a file, or the name of one that comes along."""
     stop: StopSettings | None = None
     """End early by a figure on the held-out pairs; None trains to the end."""
+
+    @field_validator("heads")
+    @classmethod
+    def _one_head_for_a_row(cls, heads: dict[str, list[str]]) -> dict[str, list[str]]:
+        named = [each for rows in heads.values() for each in rows]
+        if twice := sorted({each for each in named if named.count(each) > 1}):
+            raise ValueError(f"two heads learn from {twice[0]!r}; name it under one")
+        return heads
 
     @model_validator(mode="after")
     def _texts_for_something(self) -> "RewardConfig":

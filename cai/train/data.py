@@ -45,6 +45,8 @@ class Pair:
     target: float
     source: str
     key: str
+    head: int = 0
+    """Which score of a preference model it teaches, of those with several."""
 
     def __len__(self) -> int:
         """Return the number of tokens, the prompt's counted once."""
@@ -84,14 +86,16 @@ def load_pairs(
     *,
     max_length: int,
     principle: Callable[[dict[str, Any]], str] | None = None,
+    head: Callable[[str, dict[str, Any]], int] | None = None,
 ) -> tuple[list[Pair], Counter[str]]:
     """Return the pairs of files of `prompt`, `chosen`, `rejected` (and `chosen_prob`), and the drops by reason.
 
     Without `prompt`, `chosen` and `rejected` are whole dialogues (hh-rlhf's form) that share their beginning. A journal
-    of preferences gives the rows that its export has. `principle` gives a row's principle to a model that reads it.
-    Raises InputError naming every row that is none of these, or when nothing is left.
+    of preferences gives the rows that its export has. `principle` gives a row's principle to a model that reads it,
+    `head` the score that a row teaches. Raises InputError naming every row that is none of these, or when nothing is
+    left.
     """
-    items, dropped = measure_pairs(rows_of(paths), renderer, principle)
+    items, dropped = measure_pairs(rows_of(paths), renderer, principle, head)
     return pairs_of(items, paths, dropped, max_length=max_length)
 
 
@@ -110,7 +114,7 @@ def pairs_of(
         if isinstance(found, str):
             dropped[found] += 1
         else:
-            pairs.append(Pair(found[0], found[1], item.target, item.source, said(item.prompt)))
+            pairs.append(Pair(found[0], found[1], item.target, item.source, said(item.prompt), item.head))
     _check(pairs, paths, dropped)
     return pairs, dropped
 

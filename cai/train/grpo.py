@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem, TrainingError
+from cai.judges.trl_reward import TRLReward
 from cai.processes import is_main, world
 from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
@@ -30,7 +31,7 @@ from cai.train.made_under import constitutions_of
 from cai.train.rewards.config import folders_of
 from cai.train.rewards.sources import build_rewards, check_sources
 from cai.train.rewards.sum import RewardFunction, Rewards
-from cai.types import Dialogue, Message
+from cai.types import Dialogue
 
 NAMES = {
     "reward": "score",
@@ -177,32 +178,34 @@ def _trainer(
     return cls(
         model=model,
         args=args,
-        reward_funcs=as_reward_function(rewards),
+        reward_funcs=TRLReward(Totals(rewards), name="reward"),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=adapter,
     )
 
 
-def as_reward_function(rewards: Rewards) -> Any:
-    """Return the rewards in the form that TRL calls: dialogues as lists, None for an answer without a score."""
+class Totals:
+    """The sums of some rewards, of which there must be one for some answer at each step, and all must be finite."""
 
-    def reward(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float | None]:
-        asked: list[Dialogue] = [tuple(Message(turn["role"], turn["content"]) for turn in prompt) for prompt in prompts]
-        scores = rewards.score(asked, [completion[-1]["content"] for completion in completions])
+    def __init__(self, rewards: Rewards) -> None:
+        """Add up these."""
+        self._rewards = rewards
+
+    def score(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float | None]:
+        """Return the sum for each (dialogue, answer), None for one without a score; raises TrainingError."""
+        scores = self._rewards.score([dialogue for dialogue, _ in answers], [text for _, text in answers])
         broken = [row for row, score in enumerate(scores) if score.total is not None and not math.isfinite(score.total)]
         if broken:
-            shown = ", ".join(repr(asked[row][-1].content[:40]) for row in broken[:5])
+            shown = ", ".join(repr(answers[row][0][-1].content[:40]) for row in broken[:5])
             raise TrainingError(
                 f"the reward of {len(broken)} answers is not a finite number (prompts {shown}); the step was not "
                 "taken: mend the reward, or let it return None for an answer without a score"
             )
-        if all(score.total is None for score in scores):
+        if scores and all(score.total is None for score in scores):
             why = "; ".join(sorted({score.failure for score in scores})[:5])
             raise TrainingError(f"no answer of this step has a reward ({why}); look at the prompts and the rewards")
         return [score.total for score in scores]
-
-    return reward
 
 
 class _Watch(Watch):

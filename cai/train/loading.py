@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.utils import is_liger_kernel_available
 
 from cai.errors import InputError, MissingDependencyError, Problem
+from cai.judges.heads import heads_of, labels_of
 from cai.train.common import wants_bf16
 from cai.train.configs import EpochsConfig
 from cai.train.readout import use_packing
@@ -91,7 +92,7 @@ def merged(model: Any, weights: Mapping[str, Tensor]) -> Any:
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     base = model.get_base_model()
-    options = {"num_labels": base.config.num_labels} if hasattr(base, "score") else {}
+    options = labels_of(heads_of(base.config)) if hasattr(base, "score") else {}
     whole = type(base).from_pretrained(base.config._name_or_path, dtype="float32", **options)
     whole.config.pad_token_id = base.config.pad_token_id
     fresh = get_peft_model(whole, model.peft_config["default"])

@@ -1,11 +1,13 @@
 """The preference model: a score per answer, trained so that score differences are the labels' log-odds.
 
-Bradley-Terry with a probability per pair (Bai et al. 2022, section 4.1: soft labels are much better than hard ones).
+Bradley-Terry with a probability per pair (Bai et al. 2022, section 4.1: soft labels are much better than hard ones). Of
+several heads, a pair teaches its own; all count alike, so a head with twice the pairs has twice the weight.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +18,15 @@ from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.conditioned import remember, wording_of
+from cai.judges.heads import is_classifier, labels_of
 from cai.losses.noise import forward_corrected
-from cai.losses.preference import bradley_terry
+from cai.losses.preference import bradley_terry, soft_cross_entropy
+from cai.train.calibration import brier, calibration_error
 from cai.train.checks import findings, measure_pairs, rows_of
 from cai.train.configs import RewardConfig
 from cai.train.data import Pair, load_pairs, pairs_of, percentiles, training_order
 from cai.train.early_stop import StopOnHeldOut
+from cai.train.heads import check_start, count_heads, head_of
 from cai.train.hf import CountedTrainer, Rows, finish, fit, newest_checkpoint, prepare_process, training_arguments
 from cai.train.loading import load_packed, with_adapter
 from cai.train.packing import pack_ends
@@ -35,6 +40,7 @@ class PreferenceModelTrainer(CountedTrainer):
 
     centering = 0.0
     label_noise = 0.0
+    heads: tuple[str, ...] = ()
 
     def units(self, batch: Mapping[str, Any]) -> int:
         """Count the pairs."""
@@ -42,13 +48,27 @@ class PreferenceModelTrainer(CountedTrainer):
 
     def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the soft cross-entropies of the pairs."""
-        chosen_B, rejected_B = answer_scores(model, batch).view(-1, 2).unbind(1)
+        chosen_B, rejected_B = pair_scores(model, batch)
         loss_B = bradley_terry(chosen_B, rejected_B, target_B=batch["targets"], centering=self.centering)
         if self.label_noise:
             loss_B = forward_corrected(chosen_B - rejected_B, flip_rate=self.label_noise, target_B=batch["targets"])
             loss_B = loss_B + self.centering * (chosen_B + rejected_B).square()
         margin_B = (chosen_B - rejected_B).detach()
-        return loss_B.sum(), {"accuracy": agreement(margin_B, batch["targets"]).sum(), "margin": margin_B.sum()}
+        right_B = agreement(margin_B, batch["targets"])
+        sums = {"accuracy": right_B.sum(), "margin": margin_B.sum()}
+        for number, name in enumerate(self.heads):
+            own_B = batch["heads"] == number
+            sums |= {f"accuracy_{name}": (right_B & own_B).sum(), f"pairs_{name}": own_B.sum()}
+        return loss_B.sum(), sums
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Divide each head's accuracy by its own pairs; a head without a pair since the last log has none."""
+        if "loss" in logs and self._sums and self.heads:
+            counted = [self._sums.pop(f"{what}_{name}") for what in ("accuracy", "pairs") for name in self.heads]
+            sums_2K = self.accelerator.reduce(torch.tensor(counted, device=self.args.device), reduction="sum")
+            for name, right, count in zip(self.heads, *sums_2K.view(2, -1).tolist(), strict=True):
+                logs = {**logs, f"accuracy_{name}": right / count} if count else logs
+        super().log(logs, start_time)
 
 
 def run_reward(config: RewardConfig) -> None:
@@ -63,12 +83,19 @@ def run_reward(config: RewardConfig) -> None:
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     renderer = Renderer(tokenizer)
+    check_start(config.model, path, config.heads)
     principle = reads_principles(config, tokenizer)
-    items, dropped = measure_pairs(rows_of(config.data), renderer, principle)
+    head = (lambda place, row: head_of(place, row, config.heads)) if config.heads else None
+    items, dropped = measure_pairs(rows_of(config.data), renderer, principle, head)
     if principle:
         check_told(items)
     pairs, dropped = pairs_of(items, config.data, dropped, max_length=config.max_length)
-    train, held_out, dropped = load_split(config, renderer, pairs, dropped, principle)
+
+    def load(paths: Sequence[Path]) -> list[Pair]:
+        return load_pairs(paths, renderer, max_length=config.max_length, principle=principle, head=head)[0]
+
+    train, held_out, dropped = load_split(config, pairs, dropped, load)
+    taught = count_heads(train, config.heads)
     if config.stop is not None and not held_out:
         fix = "raise eval_fraction, or give eval_data"
         raise InputError(Problem("stop", 0, 0, "no prompt came to be held out, so there is nothing to stop by", fix))
@@ -85,11 +112,12 @@ def run_reward(config: RewardConfig) -> None:
         train_dataset=Rows(train, order),
         data_collator=collate,
     )
-    trainer.centering, trainer.label_noise = config.centering, config.label_noise
+    trainer.centering, trainer.label_noise, trainer.heads = config.centering, config.label_noise, tuple(config.heads)
     stop = stop_on(config, trainer, held_out)
     result = fit(trainer, config, label="preference model")
     about = {"rows": len(train), "dropped": dict(dropped), "lengths": percentiles(lengths)}
-    held = evaluate(trainer.accelerator.unwrap_model(trainer.model), held_out)
+    about |= {"rows_by_head": taught} if taught else {}
+    held = evaluate(trainer.accelerator.unwrap_model(trainer.model), held_out, heads=tuple(config.heads))
     stopped = {"stop": {"best": stop.best, "measured": stop.measured}} if stop else {}
     finish(trainer, tokenizer, config, {**result, **about, "held_out": held, **stopped})
 
@@ -101,7 +129,7 @@ def stop_on(config: RewardConfig, trainer: CountedTrainer, held_out: Sequence[Pa
         return None
 
     def measure(model: Any) -> float:
-        found = evaluate(trainer.accelerator.unwrap_model(model), held_out)[settings.metric]
+        found: float = evaluate(trainer.accelerator.unwrap_model(model), held_out)[settings.metric]
         return found if settings.metric == "accuracy" else -found
 
     stop = StopOnHeldOut(
@@ -133,10 +161,9 @@ def reads_principles(config: RewardConfig, tokenizer: Any) -> Callable[[dict[str
 
 def load_split(
     config: RewardConfig,
-    renderer: Renderer,
     pairs: Sequence[Pair],
     dropped: Counter[str],
-    principle: Callable[[dict[str, Any]], str] | None,
+    load: Callable[[Sequence[Path]], list[Pair]],
 ) -> tuple[list[Pair], list[Pair], Counter[str]]:
     """Return pairs to train on, pairs held out, and the drops by reason; no prompt is on both sides.
 
@@ -144,7 +171,7 @@ def load_split(
     """
     if not config.eval_data:
         return *split_by_prompt(pairs, share=config.eval_fraction), dropped
-    held_out, _ = load_pairs(config.eval_data, renderer, max_length=config.max_length, principle=principle)
+    held_out = load(config.eval_data)
     held = {pair.key for pair in held_out}
     train = [pair for pair in pairs if pair.key not in held]
     if not train:
@@ -170,13 +197,14 @@ def pad_apart(renderer: Renderer) -> int:
 
 
 def load_with_head(path: str, config: RewardConfig, pad_id: int, device: torch.device) -> Any:
-    """Return the model with a score head that depends on the seed alone.
+    """Return the model with the config's heads as its scores, which depend on the seed alone.
 
-    The head's weights come from a generator of their own: what else was drawn before does not matter.
+    Their weights come from a generator of their own: what else was drawn before does not matter.
     """
-    model = load_packed(AutoModelForSequenceClassification, path, config, device, num_labels=1)
+    labels = labels_of(tuple(config.heads))
+    model = load_packed(AutoModelForSequenceClassification, path, config, device, **labels)
     head = model.score.weight
-    if str(model.config.architectures or "").find("SequenceClassification") < 0:
+    if not is_classifier(model.config):
         generator = torch.Generator().manual_seed(config.seed)
         scale = 1.0 / (head.shape[1] + 1) ** 0.5
         with torch.no_grad():
@@ -186,12 +214,21 @@ def load_with_head(path: str, config: RewardConfig, pad_id: int, device: torch.d
 
 
 def collate(rows: Sequence[Pair]) -> dict[str, Any]:
-    """Return a packed batch that is read at both ends of each pair, the pairs' targets, float32, and their names."""
+    """Return a packed batch that is read at both ends of each pair; the pairs' targets, float32, heads and names."""
     return {
         **pack_ends([pair.row for pair in rows]),
         "targets": torch.tensor([pair.target for pair in rows]),
+        "heads": torch.tensor([pair.head for pair in rows]),
         "names": [pair.chosen.name for pair in rows],
     }
+
+
+def pair_scores(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the scores of chosen and of rejected answers of `collate`'s batch, [B] each, by the heads of the pairs."""
+    heads_B = batch["heads"]
+    scores_B2K = answer_scores(model, batch).view(len(heads_B), 2, -1)
+    chosen_B, rejected_B = scores_B2K.gather(2, heads_B.view(-1, 1, 1).expand(-1, 2, 1))[..., 0].unbind(1)
+    return chosen_B, rejected_B
 
 
 def agreement(margin_B: Tensor, target_B: Tensor) -> Tensor:
@@ -211,16 +248,32 @@ def split_by_prompt(pairs: Sequence[Pair], *, share: float) -> tuple[list[Pair],
 
 
 @torch.no_grad()
-def evaluate(model: Any, pairs: Sequence[Pair], *, size: int = 8) -> dict[str, float]:
-    """Return how well a model with packed attention agrees with pairs: their number, accuracy and loss."""
-    if not pairs:
-        return {"pairs": 0}
-    right, loss = 0.0, 0.0
+def evaluate(model: Any, pairs: Sequence[Pair], *, size: int = 8, heads: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the `figures` of a model with packed attention on pairs, and under `heads` those of each head."""
     ranked = sorted(pairs, key=len)
+    margins = []
     for start in range(0, len(ranked), size):
         batch = placed(collate(ranked[start : start + size]), model.device)
         with evaluating(model):
-            chosen_B, rejected_B = answer_scores(model, batch).view(-1, 2).unbind(1)
-        right += float(agreement(chosen_B - rejected_B, batch["targets"]).sum())
-        loss += float(bradley_terry(chosen_B, rejected_B, target_B=batch["targets"]).sum())
-    return {"pairs": len(pairs), "accuracy": right / len(pairs), "loss": loss / len(pairs)}
+            chosen_B, rejected_B = pair_scores(model, batch)
+        margins.append((chosen_B - rejected_B).cpu())
+    margin_N = torch.cat(margins) if margins else torch.empty(0)
+    target_N, head_N = (torch.tensor([getattr(pair, name) for pair in ranked]) for name in ("target", "head"))
+    found: dict[str, Any] = figures(margin_N, target_N)
+    if heads:
+        own = {name: head_N == number for number, name in enumerate(heads)}
+        found["heads"] = {name: figures(margin_N[own_N], target_N[own_N]) for name, own_N in own.items()}
+    return found
+
+
+def figures(margin_B: Tensor, target_B: Tensor) -> dict[str, float]:
+    """Return how well margins agree with targets: `pairs`, `accuracy`, `loss`, and `brier` and `ece` (calibration)."""
+    if not len(margin_B):
+        return {"pairs": 0}
+    return {
+        "pairs": len(margin_B),
+        "accuracy": float(agreement(margin_B, target_B).double().mean()),
+        "loss": float(soft_cross_entropy(margin_B, target_B).double().mean()),
+        "brier": brier(margin_B, target_B),
+        "ece": calibration_error(margin_B, target_B),
+    }

@@ -60,6 +60,29 @@ def test_pairs_are_inspected_for_people_and_as_json(tiny_model_dir: Path, tmp_pa
     assert [(each["id"], each["severity"]) for each in figures["findings"]] == [("equal-answers", "error")]
 
 
+def test_rows_are_told_by_the_head_that_they_teach(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = [pair(number, kind="helpful" if number % 3 else "red_team") for number in range(6)]
+    path, heads = write(tmp_path / "rows.jsonl", rows), ["--head", "harmless=red_team", "--head", "helpful=helpful"]
+    code, said, told = run("data", "inspect", path, "--model", tiny_model_dir, *heads)
+    assert code == 0, told
+    assert "harmless 2, helpful 4" in said
+    code, said, _ = run("data", "inspect", path, "--model", tiny_model_dir, "--json", *heads)
+    assert (code, json.loads(said)["heads"]) == (0, {"harmless": 2, "helpful": 4})
+    code, _, told = run("data", "inspect", path, "--model", tiny_model_dir, "--head", "harmless=red_team")
+    assert code == 2
+    assert f"{path}:2:1: no head learns from rows of the kind 'helpful'" in told
+    code, _, told = run("data", "inspect", path, "--model", tiny_model_dir, *heads, "--head", "honest=legal")
+    assert code == 2
+    assert "heads.honest: no row teaches it" in told
+    code, _, told = run("data", "inspect", path, "--model", tiny_model_dir, "--head", "harmless")
+    assert code == 2
+    assert "write it as harmless=red_team" in told
+    chats = write(tmp_path / "chats.jsonl", [chat(0)])
+    code, _, told = run("data", "inspect", chats, "--model", tiny_model_dir, *heads)
+    assert code == 2
+    assert "--head: the rows are chats" in told
+
+
 def test_chats_are_told_by_their_field(tiny_model_dir: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "chats.jsonl", [chat(number) for number in range(3)])
     code, said, told = run("data", "inspect", path, "--model", tiny_model_dir)

@@ -5,14 +5,17 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from cai.cli import serve_reward as served
+from cai.cli.main import app
 from cai.cli.serve_reward import Batcher, reading, reward_server
 from cai.errors import InputError
 from cai.judges.preference_model import PreferenceModel
@@ -48,6 +51,25 @@ def test_both_forms_give_the_score_that_the_model_gives(url: str, model: Prefere
         assert said["rewards"][0] == pytest.approx(expected[0], abs=1e-5)
     (one,) = httpx.post(f"{url}/classify", json={"model": "x", "input": query, "activation": False}).json()["data"]
     assert one == {"index": 0, "probs": [pytest.approx(expected[0], abs=1e-5)]}
+
+
+def test_of_several_scores_one_is_served(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(classifier(tiny_model_dir, tmp_path / "two", heads=("harmless", "helpful")))
+    done = CliRunner().invoke(app, ["serve-reward", folder, "--port", "0"])
+    assert done.exit_code == 2
+    assert "has the heads harmless, helpful; say which with 'head'" in done.stderr
+    scores: list[Any] = []
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", lambda _: None)
+    server = served.reward_server
+
+    def watched(score: Any, *rest: Any, **more: Any) -> ThreadingHTTPServer:
+        scores.append(score)
+        return server(score, *rest, **more)
+
+    monkeypatch.setattr(served, "reward_server", watched)
+    done = CliRunner().invoke(app, ["serve-reward", folder, "--port", "0", "--head", "helpful"])
+    assert done.exit_code == 0, done.output
+    assert scores[0]([[5, 6]]) == PreferenceModel.load(folder, head="helpful").score_ids([[5, 6]])
 
 
 @pytest.mark.parametrize(

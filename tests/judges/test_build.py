@@ -14,6 +14,7 @@ from cai.judges.base import Comparison
 from cai.judges.build import JudgeConfig, build_judge
 from cai.records.schema import Prompt
 from cai.types import Message
+from tests.judges.test_preference_model import classifier
 
 CONSTITUTION = load_constitution("harmless")
 
@@ -32,6 +33,23 @@ def test_judges_that_ask_by_principle_need_no_learning(kind: str, tmp_path: Path
 def test_the_program_judge_needs_no_engine(tmp_path: Path) -> None:
     judge = build_judge(JudgeConfig(kind="program"), CONSTITUTION, prompts=[], folder=tmp_path, seed=0)
     assert (judge.name, judge.by_principle) == ("program", True)
+
+
+def test_a_preference_model_judges_by_its_head(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = str(classifier(tiny_model_dir, tmp_path / "two", heads=("harmless", "helpful")))
+    item = Comparison(
+        id="x", prompt=prompts(1)[0].messages, response_a="Yes.", response_b="No.", principle=CONSTITUTION.principles[0]
+    )
+
+    def judged(**given: str) -> list[float | None]:
+        config = JudgeConfig.model_validate({"kind": "preference_model", "engine": {"model": folder}, **given})
+        judge = build_judge(config, CONSTITUTION, prompts=[], folder=tmp_path, seed=0)
+        return [verdict.prob_a for verdict in judge.compare([item])]
+
+    assert judged(head="harmless") != judged(head="helpful")
+    with pytest.raises(InputError, match="has the heads harmless, helpful; say which"):
+        judged()
+    assert JudgeConfig(head="helpful").settings != JudgeConfig().settings
 
 
 @pytest.mark.parametrize("clamp", [[0.6, 0.9], [0.4, 0.5], [-0.1, 0.6]])

@@ -11,7 +11,7 @@ from cai.constitution import Principle
 from cai.engines.render import Renderer
 from cai.errors import InputError
 from cai.judges.base import Comparison
-from cai.judges.conditioned import WORDING, kept_ids, remember, told, wording_of
+from cai.judges.conditioned import WORDING, kept_ids, told, wording_in, wording_of
 from cai.judges.ensemble import PreferenceEnsemble
 from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
 from cai.types import Message
@@ -24,11 +24,7 @@ ASKED = [(DIALOGUE, "It is good."), (DIALOGUE, "A lazy dog.")]
 
 @pytest.fixture(scope="module")
 def folder(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = classifier(tiny_model_dir, tmp_path_factory.mktemp("conditioned") / "model")
-    tokenizer = AutoTokenizer.from_pretrained(made)
-    remember(tokenizer)
-    tokenizer.save_pretrained(made)
-    return made
+    return classifier(tiny_model_dir, tmp_path_factory.mktemp("conditioned") / "model", told=True)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +45,8 @@ def test_a_saved_model_remembers_and_loads_with_plain_transformers(folder: Path,
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 1
     assert wording_of(AutoTokenizer.from_pretrained(folder)) == WORDING
     assert wording_of(tiny.tokenizer()) is None
+    assert wording_in({"principle_wording": "By this: {text}"}) == "By this: {text}"
+    assert wording_in({"principle_wording": "without a place"}) is None
 
 
 def test_a_score_is_that_of_the_told_dialogue(model: PreferenceModel, tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -75,6 +73,9 @@ def test_without_a_principle_it_is_refused(
     plain = PreferenceModel.load(str(classifier(tiny_model_dir, tmp_path / "plain")))
     with pytest.raises(InputError, match="reads no principle; leave it out"):
         plain.score(ASKED, principles=["Be kind."] * 2)
+    by_two = fixed.at(principle="Be brief and cold.")
+    assert by_two.score(ASKED) == pytest.approx(model.score(ASKED, principles=["Be brief and cold."] * 2), abs=1e-5)
+    assert fixed.score(ASKED) != pytest.approx(by_two.score(ASKED), abs=1e-5)
     done = CliRunner().invoke(app, ["serve-reward", str(folder), "--port", "0"])
     assert done.exit_code == 2
     assert "judges by a principle, and requests name none" in done.stderr

@@ -3,7 +3,7 @@
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ from cai.constitution import load_constitution
 from cai.engines.render import Renderer
 from cai.errors import EngineError, InputError
 from cai.judges.base import Comparison
-from cai.judges.preference_model import PreferenceModel, PreferenceModelJudge
+from cai.judges.conditioned import remember
+from cai.judges.heads import labels_of
+from cai.judges.preference_model import Mark, PreferenceModel, PreferenceModelJudge, check_asked
 from cai.types import Dialogue, Message
 
 PRINCIPLE = load_constitution("harmless").principles[0]
@@ -30,11 +32,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def classifier(source: Path, folder: Path, outputs: int = 1) -> Path:
-    """Save the tiny model with a score head of random weights."""
+def classifier(source: Path, folder: Path, outputs: int = 1, *, heads: Sequence[str] = (), told: bool = False) -> Path:
+    """Save the tiny model with random scores, by number or by name; `told`: as one that reads a principle."""
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_pretrained(source, num_labels=outputs).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    labels = labels_of(heads) if heads else {"num_labels": outputs}
+    AutoModelForSequenceClassification.from_pretrained(source, **labels).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if told:
+        remember(tokenizer)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -89,7 +95,8 @@ def test_a_score_depends_on_its_answer_alone(judge: PreferenceModel) -> None:
     assert scores == pytest.approx(alone, abs=1e-5)
     assert judge.score(asked[::-1]) == pytest.approx(scores[::-1], abs=1e-5)
     for batch_tokens in (1, 100, 10_000):
-        assert judge.score(asked, batch_tokens=batch_tokens) == pytest.approx(scores, abs=1e-5)
+        other = PreferenceModel(judge.model, judge.renderer, revision="x", batch_tokens=batch_tokens)
+        assert other.score(asked) == pytest.approx(scores, abs=1e-5)
     assert judge.score([]) == []
 
 
@@ -140,6 +147,71 @@ def test_rows_of_ids_are_scored_at_their_end(judge: PreferenceModel) -> None:
     rows = [[5, 6, 7], [9], [8, 9, 10, 11, 12]]
     found = judge.score_ids(rows)
     assert found == pytest.approx([judge.score_ids([row])[0] for row in rows], abs=1e-5)
-    assert judge.score_ids(rows, batch_tokens=1) == pytest.approx(found, abs=1e-5)
     with pytest.raises(ValueError, match="a row of no ids has no score"):
         judge.score_ids([[5], []])
+
+
+HEADS = ("harmless", "helpful")
+
+
+@pytest.fixture(scope="module")
+def two(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(classifier(tiny_model_dir, tmp_path_factory.mktemp("two") / "model", heads=HEADS))
+
+
+def test_a_head_is_its_column_of_what_plain_transformers_gives(two: str) -> None:
+    whole = AutoModelForSequenceClassification.from_pretrained(two).eval()
+    rows = [[5, 6, 7, 8], [9, 10], [8, 9, 10, 11, 12]]
+    with torch.no_grad():
+        wanted = torch.cat([whole(torch.tensor([row])).logits for row in rows])
+    assert float((wanted[:, 0] - wanted[:, 1]).abs().min()) > 1e-3
+    for place, head in enumerate(HEADS):
+        model = PreferenceModel.load(two, head=head)
+        assert model.heads == HEADS
+        assert model.score_ids(rows) == pytest.approx(wanted[:, place].tolist(), abs=1e-5)
+
+
+def test_heads_share_the_trunk_and_are_told_apart(two: str) -> None:
+    harmless = PreferenceModel.load(two, head="harmless")
+    helpful = harmless.at("helpful")
+    assert helpful.score_ids([[5, 6]]) == PreferenceModel.load(two, head="helpful").score_ids([[5, 6]])
+    assert harmless.score_ids([[5, 6]]) != helpful.score_ids([[5, 6]])
+    trunks = [{id(weight) for weight in each.model.base_model.parameters()} for each in (harmless, helpful)]
+    assert trunks[0] == trunks[1]
+    assert len({harmless.revision, helpful.revision, PreferenceModel.load(two, head="helpful").revision}) == 2
+    assert helpful.at(principle=None).score_ids([[5, 6]]) == helpful.score_ids([[5, 6]])
+    with pytest.raises(ValueError, match="no head 'helpfull'; did you mean 'helpful'"):
+        harmless.at("helpfull")
+
+
+@pytest.mark.parametrize(
+    ("heads", "asked", "why"),
+    [
+        (HEADS, {}, r"has the heads harmless, helpful; say which with 'head', as in head='harmless'"),
+        (HEADS, {"head": "harmles"}, "no head 'harmles'; did you mean 'harmless'?"),
+        ((), {"head": "harmless"}, "no head 'harmless': its one score has no name; leave out 'head'"),
+        ((), {"principle": "Be kind."}, "reads no principle; leave out 'principle'"),
+    ],
+)
+def test_what_it_cannot_be_asked_is_refused_before_its_weights_are_read(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    heads: tuple[str, ...],
+    asked: dict[str, str],
+    why: str,
+) -> None:
+    folder = classifier(tiny_model_dir, tmp_path / "model", heads=heads)
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", None)
+    with pytest.raises(InputError, match=why):
+        PreferenceModel.load(str(folder), head=asked.get("head"), principle=asked.get("principle"))
+
+
+def test_a_mark_is_read_off_the_folder(two: str, folder: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    assert check_asked(two, head="helpful") == Mark(HEADS, None)
+    assert check_asked(str(folder)) == Mark((), None)
+    one = classifier(tiny_model_dir, tmp_path / "one", heads=("harmless",), told=True)
+    mark = check_asked(str(one), principle="Be kind.")
+    assert mark.heads == ("harmless",)
+    assert mark.wording is not None
+    assert PreferenceModel.load(str(one), principle="Be kind.").score(answers(1))

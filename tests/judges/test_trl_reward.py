@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from cai.errors import InputError
 from cai.judges.preference_model import PreferenceModel
 from cai.judges.trl_reward import TRLReward
 from cai.types import Message
@@ -32,6 +33,13 @@ def test_each_form_gives_the_models_score(model: PreferenceModel) -> None:
         reward(prompts=[CHAT], completions=[[{"role": "tool", "content": "3"}]])
     with pytest.raises(ValueError, match="shorter"):
         reward(prompts=[CHAT, CHAT], completions=[said])
+
+
+def test_a_missing_principle_is_told_before_the_first_step(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = str(classifier(tiny_model_dir, tmp_path / "told", told=True))
+    with pytest.raises(InputError, match="judges by a principle"):
+        TRLReward(PreferenceModel.load(folder))
+    assert TRLReward(PreferenceModel.load(folder, principle="Be kind."))(["A fox?"], ["Yes."])
 
 
 @pytest.mark.parametrize("prompt", [CHAT, "A fox?"], ids=["messages", "text"])

@@ -84,6 +84,21 @@ def test_a_policy_and_a_preference_model_have_no_mean_but_policies_do(
             average_models(three[:2], tmp_path / "out", shares=shares)
 
 
+def test_the_means_heads_are_those_of_its_parts(tiny_model_dir: Path, tmp_path: Path) -> None:
+    there, back, one = (
+        classifier(tiny_model_dir, tmp_path / name, heads=heads)
+        for name, heads in (("there", ["a", "b"]), ("back", ["b", "a"]), ("one", []))
+    )
+    average_models([there, there], tmp_path / "mean")
+    mean = rig.loaded_whole(AutoModelForSequenceClassification, tmp_path / "mean")
+    assert mean.config.id2label == {0: "a", 1: "b"}
+    with pytest.raises(InputError) as refused:
+        average_models([there, back, one], tmp_path / "out")
+    said = [each.problem for each in refused.value.problems]
+    assert said[0].startswith("its heads are b, a, but a, b in")
+    assert said[1].startswith("its heads are without names, but a, b in")
+
+
 def test_it_was_made_under_what_its_parts_were(three: list[Path], tmp_path: Path) -> None:
     parts = []
     for number, folder in enumerate(three[:2]):

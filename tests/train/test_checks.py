@@ -53,6 +53,20 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
 }
 
 
+def test_a_pair_of_two_heads_is_no_contradiction_and_no_repetition() -> None:
+    one, other = row(chosen="One.", rejected="Two."), row(chosen="Two.", rejected="One.")
+    named = [(f"rows.jsonl:{number}", each) for number, each in enumerate((one, other, one), start=1)]
+    renderer = Renderer(tiny.shared_tokenizer())
+
+    def ids(heads: list[int]) -> set[str]:
+        items, _ = measure_pairs(named, renderer, head=lambda place, _: heads[int(place[-1]) - 1])
+        assert [item.head for item in items] == heads
+        return {each.id for each in findings(items, 200)}
+
+    assert ids([0, 0, 0]) == {"contradiction", "repeated"}
+    assert ids([0, 1, 2]) == set()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_each_check_names_its_rows_and_no_other_check_does(name: str) -> None:
     rows, severity = CASES[name]

@@ -8,11 +8,13 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.errors import InputError, TrainingError
+from cai.judges.trl_reward import TRLReward
 from cai.train.common import read_metrics
 from cai.train.group_config import GroupConfig, GRPOConfig, RLOOConfig
-from cai.train.grpo import as_reward_function, run_group
+from cai.train.grpo import Totals, run_group
 from cai.train.rewards.sum import Rewards
 from cai.types import Dialogue, Message
+from tests.judges.test_preference_model import classifier
 from tests.train.ppo.rig import vowels
 
 
@@ -86,6 +88,9 @@ def test_bad_input_is_named_before_a_model_is_loaded(tmp_path: Path, tiny_model_
         run_group(settings(tmp_path, tiny_model_dir))
     with pytest.raises(InputError, match="nowhere"):
         run_group(settings(tmp_path, tiny_model_dir, reward_model=tmp_path / "nowhere"))
+    told = classifier(tiny_model_dir, tmp_path / "told", told=True)
+    with pytest.raises(InputError, match="judges by a principle; give its entry of 'rewards' a 'principle'"):
+        run_group(settings(tmp_path, tiny_model_dir, reward_model=told))
     with pytest.raises(InputError, match="no prompt of at most 2 tokens"):
         run_group(settings(tmp_path, tiny_model_dir, max_length=10), vowels)
 
@@ -95,7 +100,7 @@ def test_rewards_in_the_form_that_trl_calls() -> None:
         assert prompts[0] == (Message("user", "hi"),)
         return [None if answer == "none" else float(answer) for answer in answers]
 
-    reward = as_reward_function(Rewards.of(scores))
+    reward = TRLReward(Totals(Rewards.of(scores)))
     prompts = [[{"role": "user", "content": "hi"}]] * 2
 
     def said(*answers: str) -> list[list[dict[str, str]]]:

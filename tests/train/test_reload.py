@@ -6,6 +6,7 @@ quantised with the rest.
 
 import itertools
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,15 @@ WAYS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"lora": LORA}, "qlora": 
 class Trained:
     """A preference model that was trained in one way, and what it said of its rows when its training ended."""
 
-    def __init__(self, way: str, start: Path, folder: Path) -> None:
-        """Train it."""
+    def __init__(self, way: str, start: Path, folder: Path, *, heads: Sequence[str] = ()) -> None:
+        """Train it; each pair teaches the head whose turn it is."""
         self.start, self.adapter = start, folder / "adapter"
-        config = rig.settings("reward", folder, start, learning_rate=1e-2, epochs=3, **WAYS[way])
+        kinds = heads or [""]
+        rows = [rig.pair(number, kind=kinds[number % len(kinds)]) for number in range(12)]
+        config = rig.settings(
+            "reward", folder, start, data=[rig.write(folder / "rows.jsonl", rows)], learning_rate=1e-2, epochs=3,
+            heads={head: [head] for head in heads}, **WAYS[way],
+        )  # fmt: skip
         self.model = config.out / "model"
         renderer = Renderer(AutoTokenizer.from_pretrained(start))
         pairs, _ = load_pairs(config.data, renderer, max_length=512)
@@ -77,6 +83,16 @@ def trained(request: pytest.FixtureRequest, start: Path, tmp_path_factory: pytes
     if request.param == "qlora":
         pytest.importorskip("bitsandbytes", reason="4-bit weights are an extra: pip install 'cai[quantization]'")
     return Trained(request.param, start, tmp_path_factory.mktemp(request.param))
+
+
+HEADS = ("harmless", "helpful")
+
+
+@pytest.fixture(scope="module", params=list(WAYS))
+def two(request: pytest.FixtureRequest, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    if request.param == "qlora":
+        pytest.importorskip("bitsandbytes", reason="4-bit weights are an extra: pip install 'cai[quantization]'")
+    return Trained(request.param, start, tmp_path_factory.mktemp(request.param), heads=HEADS)
 
 
 def agreement(one: Tensor, other: Tensor, *, least: float) -> tuple[float, int]:
@@ -151,3 +167,39 @@ def test_quantised_it_ranks_as_before_and_the_head_is_whole(trained: Trained, bi
     assert share > 0.95
     shuffled = found[torch.tensor(random.Random(0).sample(range(len(found)), len(found)))]
     assert agreement(wanted, shuffled, least=0.0)[0] < 0.8  # the measure tells other scores apart
+
+
+def test_every_head_is_saved_merged_and_loaded_with_its_name(two: Trained, tmp_path: Path) -> None:
+    plain = rig.loaded_whole(AutoModelForSequenceClassification, two.model).eval()
+    assert plain.config.id2label == dict(enumerate(HEADS))
+    found = torch.stack([two.loaded(head=head) for head in HEADS], dim=1)
+    torch.testing.assert_close(two.scored(plain), found, atol=1e-5, rtol=1e-5)
+    apart = agreement(found[:, 0], found[:, 1], least=0.0)[0]
+    assert apart < 0.9  # no head is another's copy
+    for ours, trained in zip(found.T, two.scores.T, strict=True):
+        if two.model.parts[-3].startswith("qlora"):  # trained over weights in 4 bits, merged into the whole ones
+            assert agreement(ours, trained, least=float(ours.std()))[0] > 0.95
+        else:
+            torch.testing.assert_close(ours, trained, atol=1e-5, rtol=1e-5)
+    if two.adapter.exists():
+        base: Any = AutoModelForSequenceClassification.from_pretrained(two.start, num_labels=2)
+        with_adapter: Any = PeftModel.from_pretrained(base, str(two.adapter))
+        torch.testing.assert_close(two.scored(with_adapter), found, atol=1e-5, rtol=1e-5)
+    for place, head in enumerate(HEADS):
+        cut = PreferenceModel.load(str(two.model), head=head)
+        save_model(cut.model, cut.renderer.tokenizer, tmp_path / head, constitutions=[])
+        assert PreferenceModel.load(str(tmp_path / head)).score_ids(two.rows) == found[:, place].tolist()
+
+
+def test_in_4_bits_each_head_is_whole_and_ranks_as_before(two: Trained) -> None:
+    pytest.importorskip("bitsandbytes", reason="quantised weights are an extra: pip install 'cai[quantization]'")
+    first = PreferenceModel.load(str(two.model), head=HEADS[0], quantization="4bit")
+    for model, head in zip((first, first.at(HEADS[1])), HEADS, strict=True):
+        assert "Linear4bit" in {type(module).__name__ for module in model.model.modules()}
+        assert type(head_of(model.model)) is torch.nn.Linear
+        wanted, found = two.loaded(head=head), torch.tensor(model.score_ids(two.rows))
+        share, count = agreement(wanted, found, least=0.5 * float(wanted.std()))
+        assert count > 50
+        assert share > 0.95
+        again = PreferenceModel.load(str(two.model), head=head, quantization="4bit")
+        torch.testing.assert_close(found, torch.tensor(again.score_ids(two.rows)))

@@ -1,6 +1,7 @@
 """The preference model's training: scores at the last token, TRL's loss, a head made by the seed, held-out prompts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cai.train.configs import RewardConfig
 from cai.train.data import Example, Pair, load_pairs
 from cai.train.hf import Rows
 from cai.train.readout import answer_scores
-from cai.train.reward import agreement, collate, evaluate, load_with_head, run_reward, split_by_prompt
+from cai.train.reward import agreement, collate, evaluate, figures, load_with_head, run_reward, split_by_prompt
 from cai.types import Message
 from tests.train import rig
 
@@ -214,7 +215,12 @@ def test_the_held_out_figures_are_those_of_the_scores(tiny_model_dir: Path, rend
     soft = -(0.2 * logsigmoid(margin) + 0.8 * logsigmoid(-margin))
     assert (found["pairs"], found["accuracy"]) == (2, 0.5)
     assert found["loss"] == pytest.approx(float(-logsigmoid(margin) + soft) / 2, abs=1e-5)
+    assert figures(torch.stack([margin, margin]), torch.tensor([1.0, 0.2])) == pytest.approx(found, abs=1e-5)
+    prob = float(margin.sigmoid())
+    assert found["brier"] == pytest.approx(((1 - prob) ** 2 + (0.2 - prob) ** 2) / 2, abs=1e-5)
     assert evaluate(model, []) == {"pairs": 0}
+    by_head = evaluate(model, [Pair(high, low, 1.0, "", "a")], heads=["all", "none"])["heads"]
+    assert (by_head["all"]["accuracy"], by_head["none"]) == (1.0, {"pairs": 0})
 
 
 def test_prompts_of_the_evaluation_files_are_not_trained_on(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -273,3 +279,103 @@ def test_where_padding_is_the_end_of_turn_plain_transformers_still_reads_the_sco
     with torch.no_grad():
         plain = model(**saved.pad({"input_ids": rows}, return_tensors="pt")).logits[:, 0]
     assert judge.score_ids(rows) == pytest.approx(plain.tolist(), abs=1e-5)
+
+
+HEADS = {"harmless": ["red_team"], "helpful": ["helpful"]}
+
+
+def both_ways(count: int) -> list[dict[str, Any]]:
+    """Return pairs that are labelled one way for one head and the other way for the other."""
+    rows = []
+    for number in range(count):
+        row = rig.pair(number, kind="red_team", chosen_prob=0.9)
+        rows += [row, {**row, "kind": "helpful", "chosen": row["rejected"], "rejected": row["chosen"]}]
+    return rows
+
+
+def two(folder: Path, model: Path, rows: list[dict[str, Any]], **changes: Any) -> Any:
+    data = [rig.write(folder / "two.jsonl", rows)]
+    return rig.settings("reward", folder, model, data=data, **{"heads": HEADS, **changes})
+
+
+def test_each_pair_is_scored_by_its_own_head(tiny_model_dir: Path, tmp_path: Path, renderer: Renderer) -> None:
+    rows = [rig.pair(number, kind=kind) for number, kind in enumerate(["red_team", "helpful", "helpful", "red_team"])]
+    config = two(tmp_path, tiny_model_dir, rows, centering=0.1)
+    _, logged = rig.train("reward", config)
+    model = load_with_head(str(tiny_model_dir), config, renderer.pad_id, torch.device("cpu")).eval()
+    found, _ = load_pairs(config.data, renderer, max_length=512)
+    assert len({float(weight) for weight in model.score.weight[:, 0].detach()}) == 2  # each head has a start of its own
+    weights = model.score.weight.detach().clone()
+    chosen, rejected = [], []
+    for pair, head in zip(found, [0, 1, 1, 0], strict=True):
+        with torch.no_grad():
+            model.score.weight[0] = weights[head]  # what `naive_scores` reads
+        chosen.append(naive_scores(model, [pair.chosen])[0])
+        rejected.append(naive_scores(model, [pair.rejected])[0])
+    margin, total = torch.stack(chosen) - torch.stack(rejected), torch.stack(chosen) + torch.stack(rejected)
+    wanted = (-logsigmoid(margin) + 0.1 * total.square()).mean()
+    assert logged[0]["loss"] == pytest.approx(float(wanted), abs=1e-5)
+    right = (margin > 0).double()
+    assert logged[0]["accuracy_harmless"] == pytest.approx(float(right[[0, 3]].mean()))
+    assert logged[0]["accuracy_helpful"] == pytest.approx(float(right[[1, 2]].mean()))
+    assert logged[0]["accuracy"] == pytest.approx(float(right.mean()))
+
+
+def test_a_step_without_pairs_of_a_head_leaves_its_score_alone(
+    tiny_model_dir: Path, renderer: Renderer, pairs: list[Pair], tmp_path: Path
+) -> None:
+    config = two(tmp_path, tiny_model_dir, both_ways(2))
+    model = load_with_head(str(tiny_model_dir), config, renderer.pad_id, torch.device("cpu"))
+    trainer = object.__new__(reward.PreferenceModelTrainer)
+    trainer.heads = tuple(HEADS)
+    loss, sums = trainer.loss_sum(model, collate([replace(pair, head=1) for pair in pairs]))
+    torch.autograd.backward(loss)
+    assert torch.equal(model.score.weight.grad[0], torch.zeros_like(model.score.weight.grad[0]))
+    assert float(model.score.weight.grad[1].abs().max()) > 1e-3
+    assert (float(sums["pairs_harmless"]), float(sums["pairs_helpful"])) == (0, 6)
+
+
+def test_the_split_into_micro_batches_changes_nothing_with_heads(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = [rig.pair(number, kind="helpful" if number % 3 else "red_team") for number in range(8)]
+    runs = [
+        rig.train("reward", two(tmp_path / str(micro), tiny_model_dir, rows, batch_size=8, micro_batch=micro, epochs=2))
+        for micro in (1, 8)
+    ]
+    assert rig.largest_difference(runs[0][0], runs[1][0]) < 1e-6
+    for one, other in zip(runs[0][1], runs[1][1], strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 8, "alpha": 32}], ids=["full", "lora"])
+def test_heads_learn_what_they_are_taught(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lora: Any
+) -> None:
+    held = rig.write(tmp_path / "held.jsonl", both_ways(14)[24:])
+    config = two(
+        tmp_path, tiny_model_dir, both_ways(4), eval_data=[held], epochs=12, batch_size=8, micro_batch=8,
+        learning_rate=1e-2, lora=lora,
+    )  # fmt: skip
+    _, logged = rig.train("reward", config)
+    told = capsys.readouterr().err
+    assert "contradiction" not in told  # the same pair both ways, but for two heads
+    assert logged[-1]["accuracy_harmless"] == logged[-1]["accuracy_helpful"] == 1
+    folder = config.out / "model"
+    model = rig.loaded_whole(AutoModelForSequenceClassification, folder)
+    assert model.config.id2label == {0: "harmless", 1: "helpful"}
+    assert model.config.label2id == {"harmless": 0, "helpful": 1}
+    harmless = PreferenceModel.load(str(folder), head="harmless")
+    helpful = harmless.at("helpful")
+    for number in range(4):
+        row = rig.pair(number)
+        prompt = (Message("user", row["prompt"][0]["content"]),)
+        asked = [(prompt, row["chosen"]), (prompt, row["rejected"])]
+        (good, bad), (worse, better) = harmless.score(asked), helpful.score(asked)
+        assert good > bad
+        assert better > worse
+    result = json.loads((config.out / "result.json").read_text())
+    assert result["rows_by_head"] == {"harmless": 4, "helpful": 4}
+    by_head = result["held_out"]["heads"]
+    assert {name: figures["pairs"] for name, figures in by_head.items()} == {"harmless": 2, "helpful": 2}
+    for name in ("accuracy", "loss", "brier"):
+        mean = (by_head["harmless"][name] + by_head["helpful"][name]) / 2
+        assert result["held_out"][name] == pytest.approx(mean, abs=1e-6)

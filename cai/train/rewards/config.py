@@ -2,6 +2,7 @@
 
 rewards:
   - {kind: model, path: runs/reward/model}
+  - {kind: model, path: runs/two/model, head: helpful, weight: 0.5}
   - {kind: checker, rule: "max_words:80", weight: 0.5}
   - {kind: model, path: runs/other/model, weight: 0, name: held_out}     # read, never trained on
 """
@@ -10,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -23,33 +24,76 @@ class Entry(Config):
     """What every reward has."""
 
     name: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
-    """What metrics call it; None is its kind."""
+    """What metrics call it; None is its head, or its kind."""
     weight: float = 1.0
     """Its factor in the sum. With 0 it is read and logged and changes nothing, which makes it a held-out measure."""
 
 
-class ModelReward(Entry):
+class Asked(NamedTuple):
+    """A preference model, and what of it is read."""
+
+    path: Path
+    head: str | None = None
+    principle: str | None = None
+
+
+class ScoredEntry(Entry):
+    """What rewards by preference models have."""
+
+    principle: str | None = Field(None, pattern=r"\S")
+    """The text that all answers are judged by, for models that are told one (`RewardConfig.principle_conditioned`)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16`` is faster and rounds scores to two or three digits."""
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The preference models that are read."""
+        raise NotImplementedError
+
+
+class ModelReward(ScoredEntry):
     """The score of a preference model."""
 
     kind: Literal["model"]
     path: Path
     """Its folder."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """``bfloat16`` is faster and rounds scores to two or three digits."""
+    head: str | None = None
+    """Which of its scores, where it has several (`RewardConfig.heads`)."""
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The model."""
+        return [Asked(self.path, self.head, self.principle)]
 
 
-class EnsembleReward(Entry):
-    """The scores of several preference models, so that a policy must fool all (Coste et al. 2023, arXiv 2310.02743)."""
+class EnsembleReward(ScoredEntry):
+    """The scores of several preference models, or of several heads of one, as one.
+
+    A policy must then fool all (Coste et al. 2023, arXiv 2310.02743).
+    """
 
     kind: Literal["ensemble"]
-    paths: list[Path] = Field(min_length=2)
+    paths: list[Path] = Field(min_length=1)
     """Their folders."""
+    heads: list[str] = Field(default_factory=list)
+    """Which scores of each, where they have several."""
     combine: Literal["mean", "min", "mean_minus_std"] = "mean"
     """``min`` is the paper's worst case. ``mean_minus_std`` takes `k` standard deviations off; the paper's
     uncertainty-weighted form takes variances."""
     k: float = Field(1.0, ge=0.0)
     """Standard deviations (of all members, divided by their number)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The members: each head of each model."""
+        heads = self.heads or (None,)
+        return [Asked(path, head, self.principle) for path in self.paths for head in heads]
+
+    @model_validator(mode="after")
+    def _is_several(self) -> Self:
+        if len(self.asked) < 2:
+            raise ValueError("an ensemble has at least 2 members; give more 'paths', or several 'heads'")
+        return self
 
 
 class CheckerReward(Entry):
@@ -141,7 +185,7 @@ RewardEntry = Annotated[
 
 
 def names_of(entries: Sequence[Entry]) -> list[str]:
-    """Return what metrics call each entry: its name or kind; a second of one kind is ``model_2``.
+    """Return what metrics call each entry: its name, head or kind; a second of one kind is ``model_2``.
 
     >>> names_of([CheckerReward(kind="checker", rule="json"), CheckerReward(kind="checker", rule="not_empty")])
     ['checker', 'checker_2']
@@ -149,7 +193,7 @@ def names_of(entries: Sequence[Entry]) -> list[str]:
     seen: dict[str, int] = {}
     names = []
     for entry in entries:
-        name = entry.name or str(entry.kind)  # type: ignore[attr-defined]
+        name = entry.name or getattr(entry, "head", None) or str(entry.kind)  # type: ignore[attr-defined]
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return names
@@ -168,10 +212,5 @@ def check_sum(entries: Sequence[Entry]) -> None:
 
 def folders_of(entries: Sequence[Entry]) -> list[Path]:
     """Return the preference models that the entries name."""
-    found: list[Path] = []
-    for entry in entries:
-        if isinstance(entry, ModelReward):
-            found.append(entry.path)
-        elif isinstance(entry, EnsembleReward):
-            found += entry.paths
-    return found
+    found = [asked.path for entry in entries if isinstance(entry, ScoredEntry) for asked in entry.asked]
+    return list(dict.fromkeys(found))

@@ -5,20 +5,23 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
 from cai.constitution.checkers import find_checker
 from cai.errors import InputError, Problem
+from cai.judges.preference_model import PreferenceModel, check_asked
+from cai.train.readout import packs, row_scores
 from cai.train.rewards.config import (
+    Asked,
     CheckerReward,
     EnsembleReward,
     Entry,
     FunctionReward,
     HttpReward,
     ModelReward,
-    folders_of,
+    ScoredEntry,
     names_of,
 )
 from cai.train.rewards.http import Asker
@@ -27,32 +30,48 @@ from cai.types import Dialogue
 
 
 def check_sources(entries: Sequence[Entry]) -> None:
-    """Raise InputError, before any model is loaded, for a folder or a function that isn't there."""
-    from cai.engines.embedded import resolve_model
+    """Raise InputError, before any model is loaded, for what can't be asked.
 
-    for folder in folders_of(entries):
-        resolve_model(str(folder))
+    That is a folder or a function that isn't there, and a preference model whose head or principle is missing, or is
+    none of its own.
+    """
+    problems: list[Problem] = []
     for entry in entries:
         if isinstance(entry, FunctionReward):
             find_function(entry.function)
+        for asked in entry.asked if isinstance(entry, ScoredEntry) else ():
+            try:
+                _check(asked)
+            except InputError as error:
+                problems += error.problems
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+
+
+def _check(asked: Asked) -> None:
+    folder = str(asked.path)
+    if check_asked(folder, head=asked.head, principle=asked.principle).wording and asked.principle is None:
+        fix = "give its entry of 'rewards' a 'principle', the text that all answers are judged by"
+        raise InputError(Problem(folder, 0, 0, "this preference model judges by a principle", fix))
 
 
 def build_rewards(entries: Sequence[Entry], device: torch.device) -> Rewards:
     """Return the sum of the entries, its models on a device."""
+    models = Models(device)
     return Rewards(
         [
-            Part(name, entry.weight, _build(entry, device))
+            Part(name, entry.weight, _build(entry, models))
             for name, entry in zip(names_of(entries), entries, strict=True)
         ]
     )
 
 
-def _build(entry: Entry, device: torch.device) -> RewardFunction:
+def _build(entry: Entry, models: "Models") -> RewardFunction:
     match entry:
         case ModelReward():
-            return preference_reward(entry.path, device, dtype=entry.dtype)
+            return models.reward(entry.asked[0], entry.dtype)
         case EnsembleReward():
-            return Ensemble(entry, [preference_reward(path, device, dtype=entry.dtype) for path in entry.paths])
+            return Ensemble(entry, [models.reward(asked, entry.dtype) for asked in entry.asked])
         case CheckerReward():
             return checker_reward(entry.rule)
         case FunctionReward():
@@ -62,19 +81,30 @@ def _build(entry: Entry, device: torch.device) -> RewardFunction:
     raise TypeError(f"no reward is made of {type(entry).__name__}")
 
 
-def preference_reward(folder: Path, device: torch.device, *, dtype: str = "float32") -> RewardFunction:
-    """Return the reward of a preference model in a folder."""
-    from cai.judges.preference_model import PreferenceModel
-    from cai.train.readout import packs, row_scores
+class Models:
+    """The preference models of a sum of rewards: a folder is loaded once, however many of its heads are read."""
 
-    model = PreferenceModel.load(str(folder), dtype="bfloat16" if dtype == "bfloat16" else "float32")
-    if packs(model.model.to(device)):
-        model.read = row_scores
+    def __init__(self, device: torch.device) -> None:
+        """Load onto a device."""
+        self._device = device
+        self._loaded: dict[tuple[Path, str], PreferenceModel] = {}
 
-    def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
-        return model.score(list(zip(prompts, answers, strict=True)))
+    def reward(self, asked: Asked, dtype: Literal["float32", "bfloat16"]) -> RewardFunction:
+        """Return the reward of a preference model."""
+        folder, head, principle = asked
+        found = self._loaded.get((folder, dtype))
+        if found is None:
+            device = str(self._device)
+            found = PreferenceModel.load(str(folder), head=head, principle=principle, dtype=dtype, device=device)
+            if packs(found.model):
+                found.read = row_scores
+            self._loaded[folder, dtype] = found
+        model = found.at(head, principle=principle)
 
-    return reward
+        def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
+            return model.score(list(zip(prompts, answers, strict=True)))
+
+        return reward
 
 
 class Ensemble:

@@ -33,6 +33,8 @@ def test_entries_are_told_apart_by_kind() -> None:
     [
         ({"kind": "modle", "path": "pm"}, "kind"),
         ({"kind": "ensemble", "paths": ["one"]}, "at least 2"),
+        ({"kind": "ensemble", "paths": ["one"], "heads": ["harmless"]}, "at least 2"),
+        ({"kind": "model", "path": "pm", "principle": " "}, "principle"),
         ({"kind": "checker", "rule": "max_wrods:3"}, "max_words"),
         ({"kind": "function", "function": "no_colon"}, "function"),
         ({"kind": "http", "url": "127.0.0.1:5000"}, "write it like"),
@@ -62,6 +64,18 @@ def test_where_a_server_is_asked(url: str, base: str, endpoint: str) -> None:
 def test_names_are_the_kinds_unless_given() -> None:
     rules = [CheckerReward(kind="checker", rule="json"), CheckerReward(kind="checker", rule="json", name="form")]
     assert names_of([*rules, rules[0]]) == ["checker", "form", "checker_2"]
+
+
+def test_a_head_names_its_reward() -> None:
+    given = {"kind": "model", "path": "pm"}
+    assert names_of([entry(**given, head="helpful"), entry(**given, head="harmless", name="own")]) == ["helpful", "own"]
+
+
+def test_an_ensemble_asks_each_head_of_each_model() -> None:
+    both = entry(kind="ensemble", paths=["a", "b"], heads=["x", "y"], principle="Be kind.")
+    assert both.asked == [(Path(path), head, "Be kind.") for path in "ab" for head in "xy"]
+    one = entry(kind="ensemble", paths=["a"], heads=["x", "y"])
+    assert one.asked == [(Path("a"), "x", None), (Path("a"), "y", None)]
 
 
 def test_a_sum_needs_a_weight_and_names_of_their_own() -> None:

@@ -3,21 +3,26 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from cai.errors import InputError
 from cai.judges.preference_model import PreferenceModel
-from cai.train.rewards.config import CheckerReward, EnsembleReward, FunctionReward, ModelReward
+from cai.train.ppo.trainer import run_ppo
+from cai.train.rewards.config import Asked, CheckerReward, EnsembleReward, FunctionReward, ModelReward, RewardEntry
 from cai.train.rewards.sources import (
     Ensemble,
+    Models,
     build_rewards,
     check_sources,
     checker_reward,
     find_function,
-    preference_reward,
 )
 from cai.types import Message
 from tests.judges.test_preference_model import classifier
+from tests.train.ppo.rig import settings
 
+ADAPTER: TypeAdapter[Any] = TypeAdapter(RewardEntry)
+CPU = torch.device("cpu")
 PROMPTS = [(Message("user", "Say something."),)] * 2
 
 
@@ -81,14 +86,81 @@ def test_a_preference_model_reads_its_rows_packed(
     tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = classifier(tiny_model_dir, tmp_path / "model")
-    padded, packed = PreferenceModel.load(str(folder)), PreferenceModel.load(str(folder))
+    padded = PreferenceModel.load(str(folder))
     prompts = [(Message("user", text),) for text in ("Say something.", "Say it again, please.")]
     answers = ["Yes.", "No, I would rather not say that again."]
     expected = padded.score(list(zip(prompts, answers, strict=True)))
-    monkeypatch.setattr(PreferenceModel, "load", lambda *_, **__: packed)
-    reward = preference_reward(folder, torch.device("cpu"))
+    reward = Models(CPU).reward(Asked(folder), "float32")
     read: list[int] = []
-    table: Any = packed.model.get_input_embeddings()
-    table.register_forward_hook(lambda _, args, __: read.append(args[0].numel()))
+    run = torch.nn.Embedding.forward
+
+    def watched(table: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        read.append(ids.numel())
+        return run(table, ids)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", watched)
     assert reward(prompts, answers) == pytest.approx(expected, abs=1e-5)
-    assert read == [sum(len(packed._ids(*pair)) for pair in zip(prompts, answers, strict=True))]
+    assert read == [sum(len(padded._ids(*pair)) for pair in zip(prompts, answers, strict=True))]
+
+
+def test_heads_and_principles_are_rewards_of_their_own_over_one_trunk(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = classifier(tiny_model_dir, tmp_path / "two", heads=("harmless", "helpful"), told=True)
+    loads: list[str] = []
+    load = PreferenceModel.load
+
+    def counted(path: str, **how: Any) -> PreferenceModel:
+        loads.append(path)
+        return load(path, **how)
+
+    given: list[dict[str, Any]] = [
+        {"kind": "model", "head": "harmless", "principle": "Be kind."},
+        {"kind": "model", "head": "helpful", "principle": "Be kind.", "weight": 0.5},
+        {"kind": "model", "head": "helpful", "principle": "Be cold.", "weight": 0, "name": "cold"},
+        {"kind": "ensemble", "paths": [folder], "heads": ["harmless", "helpful"], "principle": "Be kind.", "weight": 0},
+    ]
+    entries = [ADAPTER.validate_python(each if "paths" in each else {**each, "path": folder}) for each in given]
+    check_sources(entries)
+    monkeypatch.setattr(PreferenceModel, "load", counted)
+    answers = ["Why?", "So it is."]
+    scores = build_rewards(entries, CPU).score(PROMPTS, answers)
+    assert loads == [str(folder)]
+    asked = list(zip(PROMPTS, answers, strict=True))
+    harmless, helpful, cold = (
+        load(str(folder), head=head, principle=text).score(asked)
+        for head, text in (("harmless", "Be kind."), ("helpful", "Be kind."), ("helpful", "Be cold."))
+    )
+    for row, score in enumerate(scores):
+        assert score.total == pytest.approx(harmless[row] + 0.5 * helpful[row], abs=1e-5)
+        wanted = {"harmless": harmless, "helpful": helpful, "cold": cold}
+        found = {name: score.parts[name] for name in wanted}
+        assert found == pytest.approx({name: column[row] for name, column in wanted.items()}, abs=1e-5)
+        assert score.parts["ensemble"] == pytest.approx((harmless[row] + helpful[row]) / 2, abs=1e-5)
+    assert helpful != pytest.approx(cold, abs=1e-4)
+
+
+def test_what_a_saved_model_cannot_be_asked_is_told_before_any_training(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = classifier(tiny_model_dir, tmp_path / "two", heads=("harmless", "helpful"))
+    told = classifier(tiny_model_dir, tmp_path / "told", told=True)
+    entries = [
+        ModelReward(kind="model", path=two),
+        ModelReward(kind="model", path=told),
+        ModelReward(kind="model", path=two, head="harmless", principle="Be kind."),
+        EnsembleReward(kind="ensemble", paths=[two], heads=["harmless", "kind"]),
+    ]
+    with pytest.raises(InputError) as refused:
+        check_sources(entries)
+    said = [str(each).partition(": ")[2] for each in refused.value.problems]
+    assert sorted(said) == [
+        "no head 'kind'; use one of harmless, helpful",
+        "this preference model has the heads harmless, helpful; say which with 'head', as in head='harmless'",
+        "this preference model judges by a principle; give its entry of 'rewards' a 'principle', the text that all "
+        "answers are judged by",
+        "this preference model reads no principle; leave out 'principle'",
+    ]
+    monkeypatch.setattr("cai.train.ppo.trainer.load_policy", None)
+    with pytest.raises(InputError, match="give its entry of 'rewards' a 'principle'"):
+        run_ppo(settings(tmp_path, tiny_model_dir, reward_model=told))
