@@ -91,10 +91,15 @@ class MissingDependencyError(CaiError):
         super().__init__(f"this needs the package {package!r}: pip install 'cai[{extra}]'")
 
 
-_DISK_SIGNS = ("No space left", "PytorchStreamWriter failed writing", "inline_container.cc")
-"""What safetensors and torch say of a disk that refused: they pass no error number on."""
-
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+
+_DISK_SIGNS = (
+    "No space left",
+    "PytorchStreamWriter failed writing",
+    "inline_container.cc",
+    *(f"(os error {code})" for code in _DISK),
+)
+"""What torch and safetensors say of a disk that refused: they pass no error number on."""
 
 
 def guarded(work: Callable[[], object]) -> int:

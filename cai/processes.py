@@ -34,7 +34,7 @@ def wait_for_all() -> None:
 
 def cpu_launch_command(processes: int, target: Sequence[str]) -> list[str]:
     """Return the command that runs a Python target (a script, or ``-m module``) in several CPU processes here."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *target]
+    return [sys.executable, "-m", "cai.launcher", "--standalone", f"--nproc-per-node={processes}", *target]
 
 
 def use_cpu_processes(processes: int) -> None:

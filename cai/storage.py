@@ -22,6 +22,8 @@ BUFFER = 1 << 20
 PART = ".part"
 """How the name of an atomic file ends that is not yet whole."""
 
+MARKER = "COMPLETE"
+"""The file of a folder that says that it is whole; it holds the SHA-256 of every other file, and of these."""
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -73,6 +75,45 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_files(folder: Path) -> None:
+    """Make all that a folder holds last through a power cut, and its name."""
+    for path in [*folder.rglob("*"), folder, folder.parent]:
+        fsync_folder(path)
+
+
+def mark_whole(folder: Path) -> None:
+    """Let a folder count, after making all of it last: what a crash leaves has no marker."""
+    with storing(folder):
+        fsync_files(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+        hashes = {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
+        atomic_write(folder / MARKER, _marker(hashes))
+
+
+def damaged_file(folder: Path) -> Path | None:
+    """Return the first file of a marked folder that is not what was written, or None."""
+    try:
+        content = (folder / MARKER).read_bytes()
+        files: dict[str, str] = json.loads(content)["files"]
+        sound = content == _marker(files)
+    except (OSError, ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        return folder / MARKER
+    return next((folder / name for name, wanted in files.items() if _hash(folder / name) != wanted), None)
+
+
+def _marker(hashes: dict[str, str]) -> bytes:
+    return json.dumps({"files": hashes, "sha256": digest(hashes)}, sort_keys=True, indent=2).encode() + b"\n"
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError:
+        return ""
 
 
 class AtomicFile:

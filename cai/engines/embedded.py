@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.errors import EngineError, InputError, MissingDependencyError, Problem, StorageError
-from cai.storage import atomic_write_json, digest, fsync_folder, hash_file, storing
+from cai.storage import MARKER, atomic_write_json, damaged_file, digest, fsync_folder, hash_file, storing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,6 +123,8 @@ def _check_folder(folder: Path) -> None:
         if any(folder.glob("*.bin")):
             fix = "pickled weights are not read: save the model again as safetensors"
         raise _wrong(folder, "no weights here (*.safetensors)", fix)
+    if (folder / MARKER).exists() and (found := damaged_file(folder)) is not None:
+        raise _wrong(found, "this file of a checkpoint is not what was written", "name the checkpoint before it")
     for index in folder.glob("*.safetensors.index.json"):
         try:
             named = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))

@@ -6,22 +6,71 @@ A trainer's output folder has the same shape everywhere:
     checkpoints/      the state to go on from; removed when finished
     metrics.jsonl     one line per logged step, with the step's number
     result.json       a summary; its presence says that the stage is done
+
+One run at a time works in it (`alone`).
 """
 
+import contextlib
+import functools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cai.storage import atomic_write, fsync_folder, storing
+from cai.processes import is_main
+from cai.storage import FolderLock, atomic_write, fsync_files, fsync_folder, remove_parts, storing
 from cai.train.configs import LoraSettings as LoraSettings
 from cai.train.configs import Precision
 from cai.train.configs import TrainConfig as TrainConfig
 from cai.train.made_under import mark
+
+RESULT = "result.json"
+"""A summary; its presence says that a training is done."""
+
+STATE = ("checkpoints", "best")
+"""What a training goes on from, of no use when it is done."""
+
+C = TypeVar("C", bound=TrainConfig)
+P = ParamSpec("P")
+
+
+def alone(train: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, P], None]:
+    """Let a training have `config.out` for itself, and leave what is done as it is.
+
+    The main process holds the folder's lock for all processes of the run; the system frees it when that one dies.
+    Raises StorageError, before anything is read, when another run has it.
+    """
+
+    @functools.wraps(train)
+    def locked(config: C, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if (config.out / RESULT).exists() and not _left_over(config.out):
+            return
+        with FolderLock(config.out) if is_main() else contextlib.nullcontext():
+            if is_main():
+                _clear(config.out)
+            if not (config.out / RESULT).exists():
+                train(config, *args, **kwargs)
+
+    return locked
+
+
+def _left_over(out: Path) -> list[Path]:
+    """Return what a training that is done had no time to remove."""
+    return [path for path in (out / name for name in STATE) if path.exists()]
+
+
+def _clear(out: Path) -> None:
+    """Remove what a process that was killed has left of files, and of a training that is done."""
+    remove_parts(out)
+    if (out / RESULT).exists():
+        with storing(out):
+            for path in _left_over(out):
+                shutil.rmtree(path)
 
 
 def wants_bf16(precision: Precision) -> bool:
@@ -88,12 +137,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 break
     return rows
-
-
-def fsync_files(folder: Path) -> None:
-    """Make all that a folder holds last through a power cut."""
-    for path in [*folder.rglob("*"), folder]:
-        fsync_folder(path)
 
 
 def save_model(

@@ -22,7 +22,7 @@ from cai.losses.orpo import orpo
 from cai.losses.robust_dpo import robust_dpo
 from cai.losses.simpo import simpo
 from cai.train.checks import findings, measure_pairs, rows_of
-from cai.train.common import wants_bf16
+from cai.train.common import alone, wants_bf16
 from cai.train.configs import REFERENCE_FREE, DPOConfig
 from cai.train.data import Pair, pairs_of, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
@@ -159,14 +159,13 @@ def readings(sums: Sums, config: DPOConfig) -> dict[str, Tensor]:
     }
 
 
+@alone
 def run_dpo(config: DPOConfig) -> None:
     """Train `config.model` on `config.data` and write the output folder of `cai.train.common`.
 
     Does nothing when the folder is finished already. Raises InputError for bad rows before the model is loaded,
-    TrainingError when a loss is not finite.
+    StorageError when another run has the folder, TrainingError when a loss is not finite.
     """
-    if (config.out / "result.json").exists():
-        return
     prepare_process(config.seed)
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)

@@ -23,7 +23,7 @@ from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
 from cai.storage import atomic_write_json
 from cai.train.checkpoints import newest_checkpoint, set_damaged_aside
-from cai.train.common import keep_trackers_local, read_metrics, save_model, wants_bf16
+from cai.train.common import RESULT, alone, keep_trackers_local, read_metrics, save_model, wants_bf16
 from cai.train.group_config import GroupConfig, GRPOConfig, RLOOConfig
 from cai.train.hf import Watch, peak_memory_mb, prepare_process
 from cai.train.loading import merged
@@ -59,15 +59,13 @@ def run_rloo(config: RLOOConfig, reward_fn: RewardFunction | None = None) -> Non
     run_group(config, reward_fn)
 
 
+@alone
 def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> None:
     """Train a policy, from its last checkpoint if there is one; a run that is done is left as it is.
 
     `reward_fn` stands in for the config's rewards. Raises InputError before a model is loaded, TrainingError for a
     reward that is not a finite number.
     """
-    result = config.out / "result.json"
-    if result.exists():
-        return
     if reward_fn is None and not config.all_rewards:
         problem = "no preference model is named, and no other reward"
         raise InputError(Problem("reward_model", 0, 0, problem, "give its folder, or a list of rewards"))
@@ -95,7 +93,8 @@ def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> N
         )
         last = read_metrics(config.out / "metrics.jsonl")[-1:]
         counts = {"steps": config.steps, "prompts": len(prompts), "prompts_too_long": too_long}
-        atomic_write_json(result, {"counts": counts, "last": last, "peak_memory_mb": peak_memory_mb()})
+        about = {"counts": counts, "last": last, "peak_memory_mb": peak_memory_mb()}
+        atomic_write_json(config.out / RESULT, about)
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
@@ -144,7 +143,6 @@ def _arguments(config: GroupConfig) -> Any:
         logging_steps=1,
         save_strategy="steps" if config.save_every else "no",
         save_steps=config.save_every or 500,
-        save_total_limit=2,
         report_to=list(config.report_to) or "none",
         run_name=config.out.name,
         disable_tqdm=True,

@@ -32,9 +32,9 @@ from cai.errors import InputError, Problem, StorageError, TrainingError, disk_re
 from cai.processes import is_main, quiet_libraries, wait_for_all, world
 from cai.progress import Progress
 from cai.storage import atomic_write_json
-from cai.train.checkpoints import mark_whole, set_damaged_aside
+from cai.train.checkpoints import complete, set_damaged_aside
 from cai.train.checkpoints import newest_checkpoint as newest_checkpoint
-from cai.train.common import MetricsLog, keep_trackers_local, save_model, wants_bf16
+from cai.train.common import RESULT, MetricsLog, keep_trackers_local, save_model, wants_bf16
 from cai.train.configs import EpochsConfig
 from cai.train.diagnosis import DiagnosisCallback
 from cai.train.loading import check_extras, merged
@@ -104,29 +104,39 @@ class CountedTrainer(Trainer):
         total, sums = self.loss_sum(model, inputs)
         if not torch.isfinite(total):
             self._not_finite += inputs["names"]
+        if self.updates_in_backward:
+            self.check_step(gradients=False)
         for name, value in {"loss": total, "units": torch.tensor(float(self.units(inputs))), **sums}.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
         # Processes average their gradients; the count is over all of them.
         return total * (self.accelerator.num_processes / num_items_in_batch)
 
-    def check_step(self) -> None:
-        """Raise TrainingError, in every process alike, when a loss or a gradient of this step is not finite.
+    @property
+    def updates_in_backward(self) -> bool:
+        """Whether the backward pass moves the weights, as DeepSpeed's does: what it finds comes too late."""
+        return bool(self.is_deepspeed_enabled)
+
+    def check_step(self, *, gradients: bool = True) -> None:
+        """Raise TrainingError, in every process alike, when a loss or (with `gradients`) a gradient is not finite.
 
         Called before the optimizer moves a weight. A process that left alone would let the others wait for it.
         """
-        model: Any = self.model
-        pieces = [_here(weight.grad) for weight in model.parameters() if weight.grad is not None]
-        sums = [piece.sum().float() for piece in pieces]
-        broken = bool(sums) and not bool(torch.isfinite(torch.stack(sums)).all())
+        broken = gradients and self._has_broken_gradient()
         found = torch.tensor([float(bool(self._not_finite)), float(broken)], device=self.args.device)
-        losses, gradients = self.accelerator.reduce(found, reduction="sum").tolist()
-        if not losses and not gradients:
+        losses, broken_somewhere = self.accelerator.reduce(found, reduction="sum").tolist()
+        if not losses and not broken_somewhere:
             return
         rows = ", ".join(gather_object(self._not_finite if losses else self._names))
         what = "loss" if losses else "gradient"
         raise TrainingError(
             f"the {what} is not finite at step {self.state.global_step + 1}; rows {rows}; no weight was changed"
         )
+
+    def _has_broken_gradient(self) -> bool:
+        model: Any = self.model
+        pieces = [_here(weight.grad) for weight in model.parameters() if weight.grad is not None]
+        sums = [piece.sum().float() for piece in pieces]
+        return bool(sums) and not bool(torch.isfinite(torch.stack(sums)).all())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the means over all units since the last log in the place of Trainer's running loss."""
@@ -195,10 +205,10 @@ class Watch(TrainerCallback):
         return f"loss {found['loss']:.3f}"
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint just written, when every process has put its part into it and all of it lasts."""
+        """Mark the checkpoint just written, when every process has put its part into it, and remove older ones."""
         wait_for_all()
         if is_main():
-            mark_whole(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """End the progress line."""
@@ -266,7 +276,6 @@ def training_arguments(config: EpochsConfig, rows: int) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="steps" if config.save_every else "no",
         save_steps=config.save_every or 500,
-        save_total_limit=2,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         dataloader_drop_last=False,
@@ -322,7 +331,7 @@ def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result
             model, weights = merged(model, weights), None
         under = constitutions_of(config.data, [config.model])
         save_model(model, tokenizer, config.out / "model", constitutions=under, weights=weights)
-        atomic_write_json(config.out / "result.json", {**result, "peak_memory_mb": peak_memory_mb()})
+        atomic_write_json(config.out / RESULT, {**result, "peak_memory_mb": peak_memory_mb()})
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 

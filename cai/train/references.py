@@ -6,6 +6,7 @@ order they come, changes no bit.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from accelerate.utils import gather_object
 
 from cai.engines.embedded import cache_folder
+from cai.errors import TrainingError
 from cai.processes import is_main, rank, wait_for_all, world
 from cai.progress import Progress
 from cai.storage import append_whole, digest, storing
@@ -67,12 +69,23 @@ def reference_sums(load: Callable[[], Any], pairs: Sequence[Pair], path: Path, *
         chunk = owed[start : start + CHUNK * world()]
         mine = [(key, *pair_sums(model, pair, bf16=bf16)) for key, pair in chunk[rank() :: world()]]
         found = gather_object(mine) if world() > 1 else mine
+        _check_finite(found, dict(chunk))
         known.update({key: (chosen, rejected) for key, chosen, rejected in found})
         if is_main():
             _keep(path, found)
         bar.advance(len(chunk))
     bar.close()
     return known
+
+
+def _check_finite(found: Sequence[tuple[str, float, float]], pairs: Mapping[str, Pair]) -> None:
+    """Raise TrainingError, in every process alike, for sums that are no numbers: kept, they would stay wrong."""
+    broken = [pairs[key].chosen.name for key, *sums in found if not all(map(math.isfinite, sums))]
+    if broken:
+        raise TrainingError(
+            f"the reference's log-probabilities of {len(broken)} pairs are not finite ({', '.join(broken[:5])}); look "
+            "at these rows, or train with precision fp32"
+        )
 
 
 def _keep(path: Path, found: Sequence[tuple[str, float, float]]) -> None:

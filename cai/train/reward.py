@@ -23,6 +23,7 @@ from cai.losses.noise import forward_corrected
 from cai.losses.preference import bradley_terry, soft_cross_entropy
 from cai.train.calibration import brier, calibration_error
 from cai.train.checks import findings, measure_pairs, rows_of
+from cai.train.common import alone
 from cai.train.configs import RewardConfig
 from cai.train.data import Pair, load_pairs, pairs_of, percentiles, training_order
 from cai.train.early_stop import StopOnHeldOut
@@ -71,14 +72,13 @@ class PreferenceModelTrainer(CountedTrainer):
         super().log(logs, start_time)
 
 
+@alone
 def run_reward(config: RewardConfig) -> None:
     """Train a preference model on `config.data` and write the output folder of `cai.train.common`.
 
     Does nothing when the folder is finished already. Raises InputError for bad rows before the model is loaded,
-    TrainingError when a loss is not finite.
+    StorageError when another run has the folder, TrainingError when a loss is not finite.
     """
-    if (config.out / "result.json").exists():
-        return
     prepare_process(config.seed)
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)

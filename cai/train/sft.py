@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.train.checks import findings, measure_chats, rows_of
+from cai.train.common import alone
 from cai.train.configs import SFTConfig
 from cai.train.data import Example, chats_of, percentiles, training_order
 from cai.train.hf import CountedTrainer, Rows, finish, fit, prepare_process, training_arguments
@@ -34,14 +35,13 @@ class SFTTrainer(CountedTrainer):
         return -answer_logprobs(model, batch).sum(), {}
 
 
+@alone
 def run_sft(config: SFTConfig) -> None:
     """Finetune `config.model` on `config.data` and write the output folder of `cai.train.common`.
 
     Does nothing when the folder is finished already. Raises InputError for bad rows before the model is loaded,
-    TrainingError when a loss is not finite.
+    StorageError when another run has the folder, TrainingError when a loss is not finite.
     """
-    if (config.out / "result.json").exists():
-        return
     prepare_process(config.seed)
     path = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path)

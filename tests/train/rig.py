@@ -20,6 +20,22 @@ KINDS: dict[str, tuple[type[EpochsConfig], Callable[[Any], None]]] = {
     "reward": (RewardConfig, run_reward),
     "dpo": (DPOConfig, run_dpo),
 }
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flipped": _flip,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": Path.unlink,
+}
+"""What can happen to a file."""
+
 WORDS = re.findall(r"\w+", "the quick brown fox jumps over a lazy dog and thinks that it is a good thing to do")
 
 

@@ -1,8 +1,8 @@
 """Checkpoints: which one counts, and what is done about damage to each of their files."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,12 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from cai.train import hf
-from cai.train.checkpoints import MARKER, newest_checkpoint, set_damaged_aside
+from cai.errors import StorageError
+from cai.storage import MARKER
+from cai.train import checkpoints, hf
+from cai.train.checkpoints import complete, newest_checkpoint, set_damaged_aside
 from tests.train import rig
+from tests.train.rig import DAMAGE
 
 
 def test_the_newest_whole_checkpoint_is_taken_by_number(tmp_path: Path) -> None:
@@ -22,6 +25,38 @@ def test_the_newest_whole_checkpoint_is_taken_by_number(tmp_path: Path) -> None:
         if whole:
             (tmp_path / f"checkpoint-{step}" / MARKER).touch()
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def written(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "weights").write_bytes(b"w" * 1000)
+    return path
+
+
+def test_older_ones_go_by_number_when_a_new_one_is_whole(tmp_path: Path) -> None:
+    for step in (8, 9, 10):
+        complete(written(tmp_path, step))
+        os.utime(tmp_path / f"checkpoint-{step}", (2_000_000_000 - step,) * 2)  # a clock that goes backwards
+    written(tmp_path, 11)  # not whole: nothing may go for it
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-11", "checkpoint-9"]
+    complete(tmp_path / "checkpoint-11", keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-11"]
+
+
+def test_what_could_not_be_marked_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        complete(written(tmp_path, step))
+
+    def refuses(folder: Path) -> None:
+        raise StorageError(f"{folder}: cannot write")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "mark_whole", refuses)
+        with pytest.raises(StorageError):
+            complete(written(tmp_path, 3))
+    set_damaged_aside(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
 
 
 class Stops(TrainerCallback):
@@ -47,20 +82,6 @@ def stopped(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     return config
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "flipped": flip,
-    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "emptied": lambda path: path.write_bytes(b""),
-    "deleted": Path.unlink,
-}
-
-
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(
     stopped: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
@@ -74,8 +95,11 @@ def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(
         DAMAGE[damage](folder / file)
         set_damaged_aside(folder)
         assert newest_checkpoint(folder) == folder / "checkpoint-1"
-        if (file.name, damage) != (MARKER, "deleted"):  # that is a checkpoint which was never finished
-            assert f"{folder / file}: damaged since it was written; set aside as damaged-2" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        if (file.name, damage) == (MARKER, "deleted"):
+            assert f"{folder / 'checkpoint-2'}: never finished; removed" in said
+        else:
+            assert f"{folder / file}: damaged since it was written; set aside as damaged-2" in said
             assert (folder / "damaged-2").is_dir()
         assert not (folder / "checkpoint-2").exists()
 
@@ -88,10 +112,12 @@ def test_a_sound_checkpoint_stays_and_what_was_never_finished_goes(
     shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-3")
     (folder / "checkpoint-3" / MARKER).unlink()
     set_damaged_aside(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-1", "checkpoint-2"]
-    assert not capsys.readouterr().err
+    (folder / "checkpoint-kept-by-me").mkdir()
+    set_damaged_aside(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-1", "checkpoint-2", "checkpoint-kept-by-me"]
+    assert capsys.readouterr().err == f"{folder / 'checkpoint-3'}: never finished; removed\n"
     for step in (1, 2):
-        flip(folder / f"checkpoint-{step}" / "optimizer.pt")
+        DAMAGE["flipped"](folder / f"checkpoint-{step}" / "optimizer.pt")
     set_damaged_aside(folder)
     assert newest_checkpoint(folder) is None
     assert capsys.readouterr().err.count("optimizer.pt: damaged") == 2
@@ -102,7 +128,7 @@ def test_a_training_goes_on_from_the_checkpoint_before(stopped: Any, tiny_model_
     whole, _ = rig.train("sft", rig.settings("sft", tmp_path / "whole", tiny_model_dir))
     out = tmp_path / "out"
     shutil.copytree(stopped.out, out)
-    flip(out / "checkpoints" / "checkpoint-2" / "optimizer.pt")
+    DAMAGE["flipped"](out / "checkpoints" / "checkpoint-2" / "optimizer.pt")
     found, _ = rig.train("sft", stopped.model_copy(update={"out": out}))
     assert json.loads((out / "result.json").read_text())["resumed_at"] == 1
     assert all(torch.equal(found[name], whole[name]) for name in whole)

@@ -33,7 +33,7 @@ def settings(folder: Path, model: Path, cls: type[GroupConfig] = GRPOConfig, **c
 def test_what_a_finished_run_leaves(tmp_path: Path, tiny_model_dir: Path, cls: type[GroupConfig]) -> None:
     config = settings(tmp_path, tiny_model_dir, cls)
     run_group(config, vowels)
-    assert {path.name for path in config.out.iterdir()} == {"model", "metrics.jsonl", "result.json"}
+    assert {path.name for path in config.out.iterdir()} == {"model", "metrics.jsonl", "result.json", ".lock"}
     rows = read_metrics(config.out / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     assert {"score", "score_std", "length", "cut_off", "entropy", "grad_norm"} <= set(rows[0])

@@ -14,8 +14,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from cai.errors import InputError, TrainingError
 from cai.processes import cpu_launch_command
+from cai.storage import MARKER
 from cai.train import hf, sft
-from cai.train.checkpoints import MARKER, newest_checkpoint
+from cai.train.checkpoints import newest_checkpoint
 from cai.train.configs import SFTConfig
 from cai.train.hf import Rows, keep_freed_memory, peak_memory_mb, training_arguments
 from tests.engines import tiny

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from cai.engines.render import Renderer
 from cai.errors import InputError, TrainingError
+from cai.storage import MARKER
 from cai.train import hf, sft
-from cai.train.checkpoints import MARKER
 from cai.train.data import load_chats
 from cai.train.readout import answer_logprobs, use_packing
 from cai.train.sft import collate, run_sft

@@ -1,9 +1,8 @@
 """The state to go on from: whole, or not there.
 
-A checkpoint is the folder ``checkpoints/step-N``: trained weights with the value head, the optimizer's moments, the
-reference where it follows the policy, the answers that were drawn ahead for the next step, and ``state.json`` (step, KL
-coefficient, moments of the scores, settings, prompts, size of each file), which is written last. The folder is made
-under another name, fsynced, and renamed; only then is an older one removed.
+A checkpoint (`cai.train.checkpoints`) holds the trained weights with the value head, the optimizer's moments, the
+reference where it follows the policy, the answers that were drawn ahead for the next step, and ``state.json``: step, KL
+coefficient, moments of the scores, settings, prompts.
 
 The position in the data and all random numbers are functions of (seed, step), so the step says both.
 
@@ -11,7 +10,6 @@ Left out: sharded state (FSDP, ZeRO); every process holds everything here.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,11 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cai.errors import InputError, Problem
-from cai.storage import atomic_write_json, fsync_folder, storing
+from cai.storage import atomic_write_json, storing
+from cai.train.checkpoints import complete
 from cai.train.ppo.batch import Sample, Seen
 from cai.train.ppo.config import PPOConfig
 from cai.types import Message
@@ -56,20 +56,6 @@ class Progressed(NamedTuple):
     """Moments of the scores."""
 
 
-def newest(folder: Path) -> Path | None:
-    """Return the latest whole checkpoint, or None."""
-    found = [path for path in folder.glob("step-*") if _is_whole(path)]
-    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        sizes = json.loads((path / STATE).read_text("utf-8"))["bytes"]
-        return all((path / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
 def save(
     folder: Path,
     progressed: Progressed,
@@ -81,54 +67,38 @@ def save(
     ahead: Sequence[Sample] | None = None,
 ) -> None:
     """Write a checkpoint, then remove the older ones. For the main process only."""
-    path = folder / f"step-{progressed.step}"
-    partial = folder / f".{path.name}.partial"
+    path = folder / f"checkpoint-{progressed.step}"
     with storing(path):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write(partial / WEIGHTS, dict(_trained(model)))
-        _write(partial / MOMENTS, _moments(optimizer))
+        path.mkdir(parents=True)
+        _write(path / WEIGHTS, dict(_trained(model)))
+        _write(path / MOMENTS, _moments(optimizer))
         if reference is not None:
-            _write(partial / REFERENCE, dict(reference.named_parameters()))
+            _write(path / REFERENCE, dict(reference.named_parameters()))
         if ahead is not None:
-            atomic_write_json(partial / AHEAD, [asdict(sample) for sample in ahead])
-        sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
-        atomic_write_json(partial / STATE, {**progressed._asdict(), **about, "bytes": sizes})
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
-        fsync_folder(folder)
-        for other in folder.iterdir():
-            if other != path:
-                shutil.rmtree(other)
+            atomic_write_json(path / AHEAD, [asdict(sample) for sample in ahead])
+        atomic_write_json(path / STATE, {**progressed._asdict(), **about})
+    complete(path)
 
 
 def save_best(folder: Path, model: nn.Module, *, step: int, score: float) -> None:
-    """Put the trained weights into a folder in the place of what it has. For the main process only."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    with storing(folder):
-        for path in (partial, folder):
-            shutil.rmtree(path, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write(partial / WEIGHTS, dict(_trained(model)))
-        atomic_write_json(partial / BEST, {"step": step, "score": score})
-        os.replace(partial, folder)
-        fsync_folder(folder.parent)
+    """Keep the trained weights of a step, in the place of those before. For the main process only."""
+    path = folder / f"checkpoint-{step}"
+    with storing(path):
+        shutil.rmtree(path, ignore_errors=True)  # a step that is taken again
+        path.mkdir(parents=True)
+        _write(path / WEIGHTS, dict(_trained(model)))
+        atomic_write_json(path / BEST, {"step": step, "score": score})
+    complete(path, keep=1)
 
 
-def read_best(folder: Path) -> dict[str, float] | None:
-    """Return the step and the score of what `save_best` has put there, or None."""
-    path = folder / BEST
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
+def read_best(path: Path) -> dict[str, float]:
+    """Return the step and the score of a checkpoint of `save_best`."""
+    found: dict[str, float] = json.loads((path / BEST).read_text("utf-8"))
+    return found
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -192,15 +162,29 @@ def read_ahead(path: Path) -> list[Sample] | None:
 def read_state(path: Path, config: PPOConfig, *, prompts: str) -> Progressed:
     """Return how far a checkpoint has come; raises InputError when it belongs to a run with other settings."""
     state = json.loads((path / STATE).read_text("utf-8"))
-    now, then = about(config, prompts=prompts), state
-    changed = [name for name, value in now["settings"].items() if then["settings"].get(name) != value]
-    if then["prompts"] != prompts:
+    now, then = about(config, prompts=prompts)["settings"], _settings_then(path, state["settings"], config)
+    changed = [name for name, value in now.items() if then[name] != value]
+    if state["prompts"] != prompts:
         changed.append("the prompts' content")
     if changed:
         problem = f"this run was begun with other settings ({', '.join(changed)})"
         fix = "go on with the old ones, or remove the folder to start anew"
         raise InputError(Problem(str(config.out), 0, 0, problem, fix))
     return Progressed(step=state["step"], kl_coefficient=state["kl_coefficient"], seen=Seen(*state["seen"]))
+
+
+def _settings_then(path: Path, saved: Mapping[str, Any], config: PPOConfig) -> dict[str, Any]:
+    """Return a checkpoint's settings; what an older version had no setting for is at its default.
+
+    Raises InputError where it has settings that are no more.
+    """
+    free = {name: value for name, value in config.to_plain().items() if name in FREE}
+    try:
+        return PPOConfig.model_validate({**free, **saved}).to_plain()
+    except ValidationError as error:
+        names = ", ".join(sorted({".".join(map(str, each["loc"])) for each in error.errors()}))
+        problem = f"it was written with settings that this version of cai does not have ({names})"
+        raise InputError(Problem(str(path), 0, 0, problem, "go on with the version that wrote it")) from error
 
 
 def about(config: PPOConfig, *, prompts: str) -> dict[str, Any]:

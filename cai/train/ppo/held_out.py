@@ -14,6 +14,7 @@ from cai.engines.base import Engine
 from cai.engines.render import Renderer
 from cai.errors import TrainingError
 from cai.records.schema import Prompt
+from cai.train.checkpoints import newest_checkpoint, set_damaged_aside
 from cai.train.ppo import checkpoint
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.monitor import score_readings
@@ -33,7 +34,7 @@ class HeldOut:
         self.folder = config.out / "best"
         if anew and accelerator.is_main_process:
             shutil.rmtree(self.folder, ignore_errors=True)
-        accelerator.wait_for_everyone()
+        set_damaged_aside(self.folder)
 
     def is_due(self, step: int) -> bool:
         """Tell whether there is something to measure after a step."""
@@ -61,15 +62,18 @@ class HeldOut:
         name = f"eval_reward_{self._config.best_by}" if self._config.best_by else "eval_score"
         if name not in found:
             raise TrainingError(f"the reward {self._config.best_by!r} has no score for any prompt of eval_prompts")
-        best = checkpoint.read_best(self.folder)
-        if self._accelerator.is_main_process and (best is None or found[name] > best["score"]):
-            checkpoint.save_best(self.folder, model, step=step, score=found[name])
+        if self._accelerator.is_main_process:
+            kept = newest_checkpoint(self.folder)
+            if kept is None or found[name] > checkpoint.read_best(kept)["score"]:
+                checkpoint.save_best(self.folder, model, step=step, score=found[name])
         self._accelerator.wait_for_everyone()
 
     def restore(self, model: nn.Module) -> int | None:
         """Put the best weights into the model if they are wanted; return the step that they are of."""
-        best = checkpoint.read_best(self.folder) if self._config.keep == "best" else None
-        if best is None:
-            return None
-        checkpoint.load_weights(self.folder, model)
-        return int(best["step"])
+        kept = newest_checkpoint(self.folder) if self._config.keep == "best" else None
+        step = None
+        if kept is not None:
+            checkpoint.load_weights(kept, model)
+            step = int(checkpoint.read_best(kept)["step"])
+        self._accelerator.wait_for_everyone()  # then the folder may go
+        return step

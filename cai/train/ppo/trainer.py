@@ -22,7 +22,8 @@ from cai.progress import Progress
 from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
 from cai.storage import atomic_write_json, digest, seed_from
-from cai.train.common import MetricsLog, keep_trackers_local, read_metrics, save_model
+from cai.train.checkpoints import newest_checkpoint, set_damaged_aside
+from cai.train.common import RESULT, STATE, MetricsLog, alone, keep_trackers_local, read_metrics, save_model
 from cai.train.hf import prepare_process
 from cai.train.made_under import constitutions_of
 from cai.train.ppo import checkpoint
@@ -42,15 +43,12 @@ from cai.train.rewards.sources import build_rewards, check_sources
 from cai.train.rewards.sum import RewardFunction, Rewards
 
 
+@alone
 def run_ppo(config: PPOConfig, reward_fn: RewardFunction | None = None) -> None:
     """Train a policy by PPO, from its last checkpoint if there is one; a run that is done is left as it is.
 
     `reward_fn` stands in for the config's rewards. It is given the answers of one process at a time.
     """
-    result = config.out / "result.json"
-    if result.exists():
-        shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
-        return
     if reward_fn is None and not config.all_rewards:
         problem = "no preference model is named, and no other reward"
         raise InputError(Problem("reward_model", 0, 0, problem, "give its folder, or a list of rewards"))
@@ -59,7 +57,7 @@ def run_ppo(config: PPOConfig, reward_fn: RewardFunction | None = None) -> None:
     trainer = Trainer(config, accelerator, reward_fn)
     try:
         trainer.train()
-        trainer.finish(result)
+        trainer.finish()
     finally:
         trainer.answers.close()
 
@@ -79,7 +77,8 @@ class Trainer:
         held_out = usable_prompts(config, config.eval_prompts, renderer)[0] if config.eval_prompts else []
         refuse_common(self.prompts, held_out, config)
         prompts = digest([prompt.key for prompt in self.prompts])
-        saved = checkpoint.newest(config.out / "checkpoints")
+        set_damaged_aside(config.out / "checkpoints")
+        saved = newest_checkpoint(config.out / "checkpoints")
         self.begun = Progressed(0, config.kl_coefficient)
         if saved is not None:
             self.begun = checkpoint.read_state(saved, config, prompts=prompts)
@@ -207,15 +206,16 @@ class Trainer:
             )
         self.accelerator.wait_for_everyone()
 
-    def finish(self, result: Path) -> None:
+    def finish(self) -> None:
         """Save the model, then say that all is done, then drop the checkpoints."""
         kept = self.held_out.restore(self.learner.policy)
         if self.accelerator.is_main_process:
             under = constitutions_of(models=[self.config.model, *map(str, folders_of(self.config.all_rewards))])
             policy = merged(self.learner.policy, self.config)
             save_model(policy, self.tokenizer, self.config.out / "model", constitutions=under)
-            atomic_write_json(result, {**self.summary(), **({} if kept is None else {"kept_step": kept})})
-            for name in ("checkpoints", "best"):
+            about = {} if kept is None else {"kept_step": kept}
+            atomic_write_json(self.config.out / RESULT, {**self.summary(), **about})
+            for name in STATE:
                 shutil.rmtree(self.config.out / name, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         if self.config.report_to:

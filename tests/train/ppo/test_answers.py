@@ -125,7 +125,7 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
                 run_ppo(config, interrupted(7 if held_out else 4))
             assert not drawing()
             (saved,) = (config.out / "checkpoints").iterdir()
-            assert (saved.name, (saved / "ahead.json").exists()) == ("step-2", True)
+            assert (saved.name, (saved / "ahead.json").exists()) == ("checkpoint-2", True)
         run_ppo(config, vowels)
         outs.append(config.out)
     assert metrics(outs[0]) == metrics(outs[1])

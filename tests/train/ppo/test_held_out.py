@@ -67,7 +67,7 @@ def test_a_best_of_an_earlier_run_is_not_taken_over(tmp_path: Path, tiny_model_d
     config = with_held_out(tmp_path, tiny_model_dir, keep="best")
     ready = trainer(tmp_path, tiny_model_dir)
     checkpoint.save_best(config.out / "best", ready.learner.policy, step=9, score=9.0)
-    assert checkpoint.read_best(config.out / "best") == {"step": 9, "score": 9.0}
+    assert checkpoint.read_best(config.out / "best" / "checkpoint-9") == {"step": 9, "score": 9.0}
     again = Trainer(config, ready.accelerator, vowels)
     assert again.held_out.restore(again.learner.policy) is None
 

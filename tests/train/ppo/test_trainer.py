@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.errors import InputError, TrainingError
 from cai.processes import cpu_launch_command
+from cai.train.checkpoints import newest_checkpoint
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.trainer import run_ppo
 from cai.types import Dialogue
@@ -73,7 +74,8 @@ def test_the_penalty_holds_the_policy_near_its_reference(tmp_path: Path, tiny_mo
 def test_what_a_finished_run_leaves(tmp_path: Path, tiny_model_dir: Path) -> None:
     config = settings(tmp_path, tiny_model_dir, steps=3, save_every=1, samples_every=2, samples_shown=3)
     run_ppo(config, vowels)
-    assert {path.name for path in config.out.iterdir()} == {"model", "metrics.jsonl", "samples.jsonl", "result.json"}
+    left = {"model", "metrics.jsonl", "samples.jsonl", "result.json"}
+    assert {path.name for path in config.out.iterdir()} == {*left, ".lock"}
     rows = [json.loads(line) for line in (config.out / "samples.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert [row["shown_as"] for row in rows[:3]] == ["best", "worst", "changed most"]
@@ -177,7 +179,7 @@ def test_when_one_process_dies_the_others_go_and_the_last_checkpoint_is_whole(
     assert seconds < 60
     alive = [process for process in psutil.process_iter(["cmdline"]) if str(path) in (process.info["cmdline"] or [])]
     assert alive == []
-    assert [folder.name for folder in (config.out / "checkpoints").iterdir()] == ["step-2"]
+    assert newest_checkpoint(config.out / "checkpoints") == config.out / "checkpoints" / "checkpoint-2"
     run_ppo(config, vowels)
     assert [row["step"] for row in metrics(config.out)] == [1, 2, 3, 4]
 
@@ -194,7 +196,7 @@ def test_a_reward_that_is_no_number_stops_the_run_before_the_step(tmp_path: Path
     with pytest.raises(TrainingError, match=r"reward of 6 answers is not a finite number.*row 0"):
         run_ppo(config, breaks)
     assert [row["step"] for row in metrics(config.out)] == [1, 2]
-    assert [path.name for path in (config.out / "checkpoints").iterdir()] == ["step-2"]
+    assert newest_checkpoint(config.out / "checkpoints") == config.out / "checkpoints" / "checkpoint-2"
     assert not (config.out / "model").exists()
     run_ppo(config, breaks)
     assert [row["step"] for row in metrics(config.out)] == [1, 2, 3, 4]
