@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from cai.config import load_config
 from cai.errors import InputError
 from cai.train.configs import RewardConfig
+from cai.train.estimate import _counted
 from cai.train.heads import check_start, count_heads, head_of, parse_heads
 from tests.judges.test_preference_model import classifier
 from tests.train import rig
@@ -107,3 +109,9 @@ def test_rows_are_refused_by_their_lines_before_a_model_is_loaded(
     start = classifier(tiny_model_dir, tmp_path / "start")
     with pytest.raises(InputError, match=r"heads: the 1 scores of .* have no names"):
         rig.train("reward", made(tmp_path, start, good))
+
+
+def test_the_estimate_counts_every_head(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = [made(tmp_path, tiny_model_dir, [rig.pair(0)], heads=heads) for heads in ({}, HEADS)]
+    one, two = (_counted(config, str(tiny_model_dir))[0].all for config in settings)
+    assert two - one == AutoConfig.from_pretrained(tiny_model_dir).hidden_size

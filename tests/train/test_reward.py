@@ -299,7 +299,7 @@ def two(folder: Path, model: Path, rows: list[dict[str, Any]], **changes: Any) -
 
 
 def test_each_pair_is_scored_by_its_own_head(tiny_model_dir: Path, tmp_path: Path, renderer: Renderer) -> None:
-    rows = [rig.pair(number, kind=kind) for number, kind in enumerate(["red_team", "helpful", "helpful", "red_team"])]
+    rows = [rig.pair(number, kind="red_team" if number == 1 else "helpful") for number in range(4)]
     config = two(tmp_path, tiny_model_dir, rows, centering=0.1)
     _, logged = rig.train("reward", config)
     model = load_with_head(str(tiny_model_dir), config, renderer.pad_id, torch.device("cpu")).eval()
@@ -307,7 +307,7 @@ def test_each_pair_is_scored_by_its_own_head(tiny_model_dir: Path, tmp_path: Pat
     assert len({float(weight) for weight in model.score.weight[:, 0].detach()}) == 2  # each head has a start of its own
     weights = model.score.weight.detach().clone()
     chosen, rejected = [], []
-    for pair, head in zip(found, [0, 1, 1, 0], strict=True):
+    for pair, head in zip(found, [1, 0, 1, 1], strict=True):
         with torch.no_grad():
             model.score.weight[0] = weights[head]  # what `naive_scores` reads
         chosen.append(naive_scores(model, [pair.chosen])[0])
@@ -316,8 +316,8 @@ def test_each_pair_is_scored_by_its_own_head(tiny_model_dir: Path, tmp_path: Pat
     wanted = (-logsigmoid(margin) + 0.1 * total.square()).mean()
     assert logged[0]["loss"] == pytest.approx(float(wanted), abs=1e-5)
     right = (margin > 0).double()
-    assert logged[0]["accuracy_harmless"] == pytest.approx(float(right[[0, 3]].mean()))
-    assert logged[0]["accuracy_helpful"] == pytest.approx(float(right[[1, 2]].mean()))
+    assert logged[0]["accuracy_harmless"] == pytest.approx(float(right[1]))
+    assert logged[0]["accuracy_helpful"] == pytest.approx(float(right[[0, 2, 3]].mean()))
     assert logged[0]["accuracy"] == pytest.approx(float(right.mean()))
 
 
