@@ -8,6 +8,9 @@ from typing import get_args
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import DistributedType
 
 from cai.config import load_config
 from cai.train.ppo.config import PPOConfig, RolloutSettings
@@ -73,6 +76,14 @@ def test_the_command_for_a_server_loads(tmp_path: Path) -> None:
         r"^    VLLM_SERVER_DEV_MODE=1 vllm serve \S+ --host (\S+) --port (\d+)$", PAGE, flags=re.MULTILINE
     )
     assert config.rollout.server.host == ":".join(served)
+
+
+def test_the_command_for_pieces_names_files_that_are_there() -> None:
+    (words,) = re.findall(r"^    accelerate launch (--config_file .*)$", PAGE, flags=re.MULTILINE)
+    given = launch_command_parser().parse_args(words.split())
+    assert load_config_from_file(str(ROOT / given.config_file)).distributed_type == DistributedType.FSDP
+    assert (ROOT / given.training_script).is_file()
+    assert given.training_script_args == ["--config", "ppo.yaml"]
 
 
 def test_the_python_runs() -> None:

@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes" / "configs" / "accelerate"
 
 
-def planned(name: str, monkeypatch: pytest.MonkeyPatch) -> Namespace:
+def planned(name: str, monkeypatch: pytest.MonkeyPatch, recipe: str = "sft") -> Namespace:
     """Read a config as `accelerate launch` does, and set the environment that it would give each process."""
-    given = launch_command_parser().parse_args(["--config_file", str(CONFIGS / f"{name}.yaml"), "recipes/sft.py"])
+    command = ["--config_file", str(CONFIGS / f"{name}.yaml"), f"recipes/{recipe}.py"]
+    given = launch_command_parser().parse_args(command)
     arguments: Namespace
     arguments, defaults, _ = _validate_launch_command(given)
     arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)

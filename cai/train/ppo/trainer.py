@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
+from cai.judges.preference_model import check_asked
 from cai.losses.kl import adapt_coefficient
 from cai.progress import Progress
 from cai.records.loaders import load_prompts
@@ -34,6 +35,7 @@ from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.held_out import HeldOut
 from cai.train.ppo.importance import corrected
 from cai.train.ppo.monitor import Clock, log_table, peak_memory_mb, readings, shown_samples
+from cai.train.ppo.pieces import Gathered, cut_moments, cuts, refuse_deepspeed
 from cai.train.ppo.policy import Reference, load_policy, merged
 from cai.train.ppo.rollout import add_scores, check_finite, gather_samples, score_tokens
 from cai.train.ppo.sampler import build_sampler
@@ -52,6 +54,7 @@ def run_ppo(config: PPOConfig, reward_fn: RewardFunction | None = None) -> None:
     if reward_fn is None and not config.all_rewards:
         problem = "no preference model is named, and no other reward"
         raise InputError(Problem("reward_model", 0, 0, problem, "give its folder, or a list of rewards"))
+    refuse_deepspeed()
     keep_trackers_local(config)
     accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=str(config.out / "trackers"))
     trainer = Trainer(config, accelerator, reward_fn)
@@ -69,9 +72,12 @@ class Trainer:
         """Load everything, and the newest checkpoint over it. Input is checked before the first model is loaded."""
         self.config, self.accelerator = config, accelerator
         device = accelerator.device
+        in_pieces = cuts(accelerator)
         self.tokenizer = _tokenizer(config.model)
         if reward_fn is None:
             check_sources(config.all_rewards)
+        if config.value_init is not None:
+            check_asked(str(config.value_init))
         renderer = Renderer(self.tokenizer)
         self.prompts, self.too_long = usable_prompts(config, config.prompts, renderer)
         held_out = usable_prompts(config, config.eval_prompts, renderer)[0] if config.eval_prompts else []
@@ -86,7 +92,7 @@ class Trainer:
         self.kl_coefficient, self.seen = self.begun.kl_coefficient, self.begun.seen
 
         prepare_process(seed_from(config.seed, "ppo start") % 2**32)
-        policy = load_policy(config, device)
+        policy = load_policy(config, device, in_pieces=in_pieces)
         # Before a checkpoint's weights: the reference is where training started.
         self.reference = Reference(policy, config, device)
         if saved is not None:
@@ -102,6 +108,7 @@ class Trainer:
         self.learner = Learner(accelerator, policy, config, pad_id=self.renderer.pad_id)
         if saved is not None:
             checkpoint.load_moments(saved, self.learner.optimizer)
+            cut_moments(self.learner.optimizer)
         # Nobody writes in the folder before everybody has read it.
         accelerator.wait_for_everyone()
         self.held_out = HeldOut(held_out, config, accelerator, anew=saved is None)
@@ -140,7 +147,8 @@ class Trainer:
             with clock.phase("held_out"):
                 self.answers.refresh()
                 values |= self.held_out.measure(self.engine, self.renderer, self.rewards)
-            self.held_out.keep_if_best(self.learner.policy, step, values)
+            if self.config.keep == "best":
+                self.held_out.keep_if_best(self._gathered(), step, values)
         values |= clock.readings(int(batch.mask_BT.sum()))
         self._log(step, values, batch)
         if self.config.kl_target is not None:
@@ -189,8 +197,13 @@ class Trainer:
         if self.config.report_to:
             self.accelerator.log(values, step=step)
 
+    def _gathered(self, optimizer: Any = None) -> Any:
+        """Return the trained weights whole, with an optimizer's moments if it is given: for checkpoints."""
+        return Gathered(self.learner.policy, optimizer, keep=self.accelerator.is_main_process)
+
     def save(self, step: int) -> None:
         """Write a checkpoint."""
+        state = self._gathered(self.learner.optimizer)
         ahead = self.answers.ahead()
         if ahead is not None:
             ahead = gather_object(ahead)
@@ -198,8 +211,8 @@ class Trainer:
             checkpoint.save(
                 self.config.out / "checkpoints",
                 Progressed(step, self.kl_coefficient, self.seen),
-                model=self.learner.policy,
-                optimizer=self.learner.optimizer,
+                model=state,
+                optimizer=state,
                 about=self.about,
                 reference=self.reference.network if self.reference.moves else None,
                 ahead=ahead,
@@ -208,10 +221,11 @@ class Trainer:
 
     def finish(self) -> None:
         """Save the model, then say that all is done, then drop the checkpoints."""
-        kept = self.held_out.restore(self.learner.policy)
+        state = self._gathered()
+        kept = self.held_out.restore(state)
         if self.accelerator.is_main_process:
             under = constitutions_of(models=[self.config.model, *map(str, folders_of(self.config.all_rewards))])
-            policy = merged(self.learner.policy, self.config)
+            policy = merged(self.learner.policy, self.config, state)
             save_model(policy, self.tokenizer, self.config.out / "model", constitutions=under)
             about = {} if kept is None else {"kept_step": kept}
             atomic_write_json(self.config.out / RESULT, {**self.summary(), **about})

@@ -33,6 +33,15 @@ def vowels(prompts: Sequence[Dialogue], answers: Sequence[str]) -> list[float | 
     return [sum(letter in "aeiou" for letter in answer) / max(1, len(answer)) for answer in answers]
 
 
+def picky(prompts: Sequence[Dialogue], answers: Sequence[str]) -> list[float | None]:
+    """Score the same, and nothing for two prompts of ten, whoever asks."""
+    scored = zip(prompts, vowels(prompts, answers), strict=True)
+    return [None if {"3", "7"} & {*prompt[-1].content} else score for prompt, score in scored]
+
+
+REWARDS = {"vowels": vowels, "picky": picky}
+
+
 def interrupted(call: int) -> RewardFunction:
     """Return `vowels` with a Ctrl-C at a call, from 1."""
     calls = itertools.count(1)
@@ -91,9 +100,9 @@ def batch_of(samples: Sequence[Sample], config: PPOConfig, **tensors: Tensor) ->
     return make_batch(samples, config=config, kl_coefficient=config.kl_coefficient, **values)
 
 
-def weights(out: Path) -> dict[str, Tensor]:
+def weights(out: Path, name: str = "model") -> dict[str, Tensor]:
     """Return the weights that a finished run has saved."""
-    return load_file(out / "model" / "model.safetensors")
+    return load_file(out / name / "model.safetensors")
 
 
 def metrics(out: Path) -> list[dict[str, float]]:
@@ -102,10 +111,34 @@ def metrics(out: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if not name.startswith(CLOCKS)} for row in rows]
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a training in processes of its own; main says what `more` may be."""
+    root = str(Path(__file__).parents[3])
+    return {**os.environ, "PYTHONPATH": root, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **more}
+
+
+def cut_into_pieces() -> None:
+    """Have accelerate cut models as it does on GPUs, and say what by: as it is, it leaves them whole on a CPU."""
+    from torch.distributed import fsdp
+
+    from benchmarks.exact import use_fsdp
+
+    use_fsdp()
+    cut, seen = fsdp.fully_shard, set()
+
+    def watched(module: Any, **given: Any) -> Any:
+        if type(module).__name__ not in seen:
+            seen.add(type(module).__name__)
+            print(f"in pieces: {type(module).__name__}", file=sys.stderr, flush=True)
+        return cut(module, **given)
+
+    fsdp.fully_shard = watched
+
+
 def main(path: str, dies_at: int = 0, rank: int = 0) -> None:
     """Train by a config file; die without a word at a call of the reward function."""
     torch.set_num_threads(1)
-    calls = 0
+    calls, scores = 0, REWARDS[os.environ.get("REWARD", "vowels")]
 
     def reward(prompts: Sequence[Dialogue], answers: Sequence[str]) -> Sequence[float | None]:
         nonlocal calls
@@ -115,8 +148,10 @@ def main(path: str, dies_at: int = 0, rank: int = 0) -> None:
                 print(json.dumps({"dead": time.time()}), flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
             os._exit(9)
-        return vowels(prompts, answers)
+        return scores(prompts, answers)
 
+    if "IN_PIECES" in os.environ:
+        cut_into_pieces()
     run_ppo(PPOConfig.model_validate_json(Path(path).read_text()), reward)
 
 

@@ -1,0 +1,97 @@
+"""Weights in pieces: accelerate's FSDP2 by the launch config that users have, on two processes without a GPU."""
+
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+
+from cai.errors import InputError
+from cai.processes import cpu_launch_command
+from cai.train.ppo.pieces import Gathered, cuts, whole
+from cai.train.ppo.policy import load_policy
+from cai.train.ppo.trainer import run_ppo
+from tests.train.ppo.rig import environment, metrics, settings, vowels, weights
+from tests.train.ppo.test_trainer import RIG
+from tests.train.test_launchers import planned
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeeds_plan_is_read_and_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    assert planned(f"deepspeed_zero{stage}", monkeypatch, "ppo").use_deepspeed
+    plugin: Any = DeepSpeedPlugin()
+    assert plugin.deepspeed_config["zero_optimization"]["stage"] == stage
+    with pytest.raises(InputError, match=r"--use_deepspeed: PPO does not train under DeepSpeed; start with .*fsdp2"):
+        run_ppo(settings(tmp_path, tmp_path / "no-model"), vowels)
+
+
+def test_fsdp2s_plan_is_read_and_cuts_by_the_policys_layers(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planned("fsdp2", monkeypatch, "ppo").use_fsdp
+    plugin: Any = FullyShardedDataParallelPlugin()
+    for options in ({}, {"lora": {"r": 2}}):
+        plugin.set_auto_wrap_policy(load_policy(settings(tmp_path, tiny_model_dir, **options), torch.device("cpu")))
+        (layer,) = plugin.auto_wrap_policy.keywords["transformer_layer_cls"]
+        assert layer.__name__ == "LlamaDecoderLayer"
+    of: Any = SimpleNamespace
+    assert cuts(of(distributed_type=DistributedType.FSDP))
+    with pytest.raises(InputError, match=r"--use_fsdp: accelerate cuts no model into pieces on a CPU"):
+        cuts(of(distributed_type=DistributedType.MULTI_CPU))
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    assert not cuts(of(distributed_type=DistributedType.MULTI_GPU))
+
+
+def test_what_is_whole_is_gathered_as_it_is() -> None:
+    network = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    found = Gathered(network, optimizer, keep=False)
+    assert [weight is mine for (_, weight), mine in zip(found.named_parameters(), network.parameters(), strict=True)]
+    assert found.state_dict()["state"][0]["exp_avg"] is optimizer.state[network.weight]["exp_avg"]
+    assert whole(network.weight) is network.weight
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "options",
+    [{"keep": "best", "eval_every": 3, "reference_ema": 0.9, "gradient_checkpointing": True}, {"lora": {"r": 2}}],
+    ids=["whole", "adapter"],
+)
+def test_two_processes_with_the_model_in_pieces_end_where_one_does(
+    tmp_path: Path, tiny_model_dir: Path, options: dict[str, Any]
+) -> None:
+    """Of the whole model's, one process is killed in step 4, and both go on from the checkpoint of step 2."""
+    changes: dict[str, Any] = {
+        "steps": 4, "save_every": 2, "batch_size": 7, "micro_batch": 1, "learning_rate": 1e-4, **options,
+    }  # fmt: skip
+    if "keep" in options:
+        changes["eval_prompts"] = [tmp_path / "held_out.jsonl"]
+        changes["eval_prompts"][0].write_text("".join(json.dumps({"prompt": f"And {n}?"}) + "\n" for n in range(3)))
+    alone, cut = (settings(tmp_path / name, tiny_model_dir, **changes) for name in ("alone", "cut"))
+    run_ppo(alone, vowels)
+    path = tmp_path / "config.json"
+    path.write_text(cut.model_dump_json())
+    for words in ([],) if "lora" in options else (["4", "1"], []):
+        done = subprocess.run(
+            cpu_launch_command(2, [RIG, str(path), *words]), env=environment(IN_PIECES="1"), capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) == (not words), done.stderr[-3000:]
+        assert done.stderr.count("in pieces: LlamaDecoderLayer") == 2
+    assert [row["step"] for row in metrics(cut.out)] == [1, 2, 3, 4]
+    for single, double in zip(metrics(alone.out), metrics(cut.out), strict=True):
+        assert double == pytest.approx(single, abs=1e-4)
+    start, expected, found = weights(tiny_model_dir.parent, tiny_model_dir.name), weights(alone.out), weights(cut.out)
+    assert expected.keys() == found.keys()
+    assert max(float((expected[name] - found[name]).abs().max()) for name in expected) <= 1e-6
+    assert max(float((expected[name] - start[name]).abs().max()) for name in expected) > 1e-5
+    assert json.loads((cut.out / "result.json").read_text())["processes"] == 2
