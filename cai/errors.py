@@ -97,6 +97,7 @@ _DISK_SIGNS = (
     "No space left",
     "PytorchStreamWriter failed writing",
     "inline_container.cc",
+    "basic_ios::clear: iostream error",
     *(f"(os error {code})" for code in _DISK),
 )
 """What torch and safetensors say of a disk that refused: they pass no error number on."""

@@ -106,6 +106,7 @@ def wrapped(cause: BaseException) -> RuntimeError:
         RuntimeError("PytorchStreamWriter failed writing file data/0"),
         RuntimeError("Error while serializing: No space left on device (os error 28)"),
         RuntimeError("Error while serializing: Input/output error (os error 5)"),
+        RuntimeError("basic_ios::clear: iostream error"),
     ],
 )
 def test_a_full_disk_gives_five_whoever_noticed_it(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:

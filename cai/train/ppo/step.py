@@ -69,6 +69,8 @@ class Learner:
     def __init__(self, accelerator: Accelerator, policy: PolicyWithValue, config: PPOConfig, *, pad_id: int) -> None:
         """Prepare network and optimizer for however many processes there are."""
         self.accelerator, self.policy, self.config, self.pad_id = accelerator, policy, config, pad_id
+        # Of the whole process: a training that was interrupted between two micro-batches has left it off.
+        accelerator.sync_gradients = True
         groups = [
             {"params": policy.trunk, "lr": config.learning_rate},
             {"params": list(policy.value_head.parameters()), "lr": config.value_learning_rate},

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import GradientState
 from torch import Tensor
 
 from cai.errors import TrainingError
@@ -153,6 +154,14 @@ def test_a_gradient_that_is_no_number_changes_no_weight(ready: Trainer) -> None:
     with pytest.raises(TrainingError, match="gradient is not a finite number"):
         ready.learner.update(batch, ready.learner.plan(batch.samples, step=1, epoch=0)[0])
     assert not changed(before, ready.learner)
+
+
+def test_it_learns_where_another_training_was_interrupted(tmp_path: Path, tiny_model_dir: Path) -> None:
+    GradientState().sync_gradients = False
+    ready = trainer(tmp_path, tiny_model_dir)
+    before = copied(ready.learner)
+    ready.learner.learn(ready.rollouts(1, Clock()), step=1)
+    assert changed(before, ready.learner)
 
 
 def test_a_step_ends_before_the_update_that_is_too_far_away(tmp_path: Path, tiny_model_dir: Path) -> None:
