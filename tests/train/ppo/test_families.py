@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     MistralConfig,
@@ -34,6 +35,14 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         **SHAPE, head_dim=8, sliding_window=6, attn_logit_softcapping=2.0, final_logit_softcapping=3.0
     ),
     "gemma3": lambda: Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=6),
+    "gemma3, which sees": lambda: Gemma3Config(
+        text_config=FAMILIES["gemma3"]().to_dict(),
+        vision_config={
+            "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 28, "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+    ),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=6),
     "qwen2": lambda: Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=6, max_window_layers=1),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=8),

@@ -207,6 +207,7 @@ def test_a_step_whose_weights_never_came_is_refused_and_what_is_under_way_ends_w
 
 
 @on_vllm
+@pytest.mark.timeout(900)
 def test_two_processes_have_a_vllm_each(tmp_path: Path, model: Path) -> None:
     config = settings(tmp_path, model, steps=3, learning_rate=3e-3, rollout=VLLM)
     assert start(config, processes=2) == 0

@@ -21,6 +21,7 @@ from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.trainer import run_ppo
 from cai.types import Dialogue
 from tests.engines import tiny
+from tests.engines.fault_server import LoopbackServer, Reply, Seen
 from tests.train.ppo.rig import REWARDS, environment, metrics, settings, vowels, weights
 
 ROOT = Path(__file__).parents[3]
@@ -243,6 +244,21 @@ def test_failed_rewards_are_left_out_and_counted(tmp_path: Path, tiny_model_dir:
     run_ppo(config, sometimes)
     assert metrics(config.out)[0]["dropped"] == 2
     assert json.loads((config.out / "result.json").read_text())["counts"]["answers"] == 4
+
+
+def test_answers_that_a_reward_server_is_late_with_are_left_out_and_counted(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    def sometimes_late(seen: Seen) -> Reply:
+        late = {"3", "7"} & {*seen.json["messages"][0][-2]["content"]}
+        return Reply(after=3.0 if late else 0.0, body=b'{"rewards": [0.5]}')
+
+    with LoopbackServer(sometimes_late) as server:
+        url = f"http://127.0.0.1:{server.port}/get_reward"
+        http = {"kind": "http", "url": url, "batch": 1, "timeout": 1.0, "retries": 0}
+        config = settings(tmp_path, tiny_model_dir, steps=1, batch_size=10, rewards=[http])
+        run_ppo(config)
+    assert [(row["dropped"], row["score"]) for row in metrics(config.out)] == [(2, 0.5)]
 
 
 def test_prompts_without_room_for_an_answer_are_left_out_and_counted(tmp_path: Path, tiny_model_dir: Path) -> None:
