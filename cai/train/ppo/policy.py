@@ -1,8 +1,8 @@
 """The networks of PPO: the policy with its value head, the reference, and what samples from the policy.
 
 Policy and value share a trunk and one forward pass, which projects onto the vocabulary at the response's tokens only.
-The reference is a frozen copy, or with LoRA the same network with its adapter off. Dropout is off everywhere: with it,
-the ratio to the rollout's policy would not begin at 1.
+The reference is a frozen copy, or with LoRA the same network with its adapter off, unless that is in pieces (FSDP2).
+Dropout is off everywhere: with it, the ratio to the rollout's policy would not begin at 1.
 
 Precision: in bfloat16, weights stay float32 and the forward pass runs under autocast; frozen linear layers are cast
 once, which gives the same bits. Sampling uses a bfloat16 copy, written anew before each rollout: much faster, and the
@@ -314,10 +314,10 @@ def _frozen(policy: PolicyWithValue, config: PPOConfig, device: torch.device) ->
 
 
 class Actor:
-    """The network that the engine samples from: the policy itself, or a bfloat16 copy of it."""
+    """The network that the engine samples from: the policy itself, or a whole copy of it, in bfloat16 where it is."""
 
     def __init__(self, policy: PolicyWithValue, config: PPOConfig) -> None:
-        """Copy the policy where sampling from it in place would be slow."""
+        """Copy the policy where sampling from it in place would be slow, or can't be."""
         self._source = causal_of(policy.policy)
         narrow = policy.bf16 and config.lora is None
         self.is_copy = narrow or config.rollout.ahead or policy.in_pieces

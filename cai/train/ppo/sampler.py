@@ -1,8 +1,8 @@
 """What draws the answers: an engine, and how it comes by the weights that are being trained.
 
-**Transformers** samples from the policy where it is; from a copy where that is faster (bfloat16), or where the policy
-trains meanwhile (`rollout.ahead`). A copy shares what is frozen: beside an adapter's base it is small, and full
-finetuning pays 4 bytes per weight, 2 in bfloat16, which has its copy anyway.
+**Transformers** samples from the policy where it is; from a copy where that is faster (bfloat16), where the policy
+trains meanwhile (`rollout.ahead`), or where it is in pieces (FSDP2). A copy shares what is frozen: beside an adapter's
+base it is small, and full finetuning pays 4 bytes per weight, 2 in bfloat16, which has its copy anyway.
 
 **vLLM** holds the model a second time, in a process of its own beside each process that trains, and on the same device:
 leave room. All weights go there before each rollout, through this machine's memory; of an adapter's policy the adapter
