@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from cai.errors import StorageError
+from cai.errors import StorageError, guarded
 from cai.storage import MARKER
 from cai.train import checkpoints, hf
 from cai.train.checkpoints import complete, newest_checkpoint, set_damaged_aside
+from cai.train.sft import run_sft
 from tests.train import rig
 from tests.train.rig import DAMAGE
 
@@ -102,6 +103,20 @@ def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(
             assert f"{folder / file}: damaged since it was written; set aside as damaged-2" in said
             assert (folder / "damaged-2").is_dir()
         assert not (folder / "checkpoint-2").exists()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_that_is_asked_for_by_name_is_refused(
+    stopped: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """Only a training that goes on by itself takes the one before."""
+    folder = tmp_path / "checkpoint-2"
+    shutil.copytree(stopped.out / "checkpoints" / "checkpoint-2", folder)
+    config = stopped.model_copy(update={"out": tmp_path / "out", "model": str(folder)})
+    DAMAGE[damage](folder / "optimizer.pt")
+    assert guarded(lambda: run_sft(config)) == 2
+    said = "this file of a checkpoint is not what was written; name the checkpoint before it"
+    assert capsys.readouterr().err == f"{folder / 'optimizer.pt'}: {said}\n"
 
 
 def test_a_sound_checkpoint_stays_and_what_was_never_finished_goes(
