@@ -1,6 +1,6 @@
 """What DPO learns from pairs that people labelled, and whether it stays sound.
 
-Start: python -m benchmarks.dpo_learning --pairs PAIRS.jsonl.gz [--quick] [--keep FOLDER] [--soft]
+Start: python -m benchmarks.dpo_learning --pairs PAIRS.jsonl.gz [--quick] [--keep FOLDER] [--soft] [--pairs-used 1100]
 
 The file has rows with `chosen` and `rejected` (hh-rlhf's form). 1,100 of 1,367 train, by a hash of the prompts; whole
 prompts are held out. A preference model and a policy are trained on the same 1,100, and then, on what is held out:
@@ -47,21 +47,22 @@ DROP, REPEATED = 0.2, 0.05
 """What is allowed: nats per token that a chosen answer may lose, and the rise of the share of repeated runs."""
 
 
-def trained(train: Sequence[Row], setting: Setting, folder: Path, *, soft: bool) -> tuple[str, str]:
-    """Train a preference model on the labels of people, and a policy; return their folders."""
+def trained(
+    train: Sequence[Row], setting: Setting, folder: Path, *, soft: bool, count: int, length: int
+) -> tuple[str, str]:
+    """Train a preference model on the labels of people, and a policy on so many of them; return their folders."""
     rows = write(train, folder / "train.jsonl")
     shared = {"model": setting.model, "seed": 0, "batch_size": BATCH, "max_length": setting.max_length}
     reward = RewardConfig(
         **shared, data=[rows], out=folder / "reward", learning_rate=2e-5, warmup=0.0, eval_fraction=0.0, save_every=20
     )
     run_reward(reward)
-    if soft:
-        rows = write(flipped(train, 0)[1], folder / "soft.jsonl")
+    pairs = flipped(train, 0)[1] if soft else train
     dpo = DPOConfig(
-        **shared,
-        data=[rows],
+        **(shared | {"max_length": length}),
+        data=[write(pairs[:count], folder / "pairs.jsonl")],
         out=folder / ("dpo-soft" if soft else "dpo"),
-        learning_rate=5e-6,
+        learning_rate=1e-5,
         beta=BETA,
         save_every=20,
     )
@@ -126,17 +127,25 @@ def main() -> int:
         "--soft", action="store_true", help="labels of a judge that errs in 20 to 40 %%, as probabilities"
     )
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--pairs-used", type=int, default=1100, help="how many of the 1,100 the policy learns from")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and answer, for the policy")
     parser.add_argument("--keep", type=Path, help="where the trained models stay")
     given = parser.parse_args()
-    setting = Setting(resolve_model(given.model), 1100, 267, given.max_length, 2e-5)
+    setting = Setting(resolve_model(given.model), 1100, 267, 512, 2e-5)
     if given.quick:
         setting = Setting(setting.model, 16, 8, 128, 2e-5)
     train, held = split(given.pairs, setting)
     with tempfile.TemporaryDirectory() as name:
         folder = given.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        reward, policy = trained(train, setting, folder, soft=given.soft)
+        reward, policy = trained(
+            train,
+            setting,
+            folder,
+            soft=given.soft,
+            count=given.pairs_used,
+            length=min(setting.max_length, given.max_length),
+        )
         prompts = prompts_of(held, setting.model, most=8 if given.quick else 128, tokens=PROMPT_TOKENS)
         tokens = 16 if given.quick else TOKENS
         ours, start = (answers_of(model, prompts, tokens=tokens) for model in (policy, setting.model))

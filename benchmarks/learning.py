@@ -1,7 +1,7 @@
 """What a preference model learns: against TRL's RewardTrainer, and from soft labels against hard ones.
 
-Start: python -m benchmarks.learning --pairs PAIRS.jsonl.gz [--quick] [--seeds 5] [--layers 30] [--max-length 512]
-       [--only beside|labels|planted] [--keep FOLDER]
+Start: python -m benchmarks.learning --pairs PAIRS.jsonl.gz [--quick] [--seeds 5] [--first 0] [--layers 30]
+       [--max-length 512] [--only beside|labels|planted] [--keep FOLDER]
 
 The file has rows with `chosen` and `rejected` (hh-rlhf's form), labelled by people. A hash of the prompts holds 267
 of 1,367 out, whole prompts at a time; accuracy is the share of those on which the score agrees with the people.
@@ -10,9 +10,9 @@ of 1,367 out, whole prompts at a time; accuracy is the share of those on which t
    at equal steps, batch, learning rate (constant) and precision.
 2. ``labels``: each row's label is flipped with a chance of its own between 20 and 40 %. The hard run takes the labels
    as they are, the soft run the probability of each (what a calibrated judge knows): the same flips.
-3. ``planted``: the same on made pairs and a tiny model of random weights, where what is right is known and how much
-   is to be learned does not drown in what a small model can't read: each of 60 words has a worth of its own, and the
-   answer whose words are worth more is right.
+3. ``planted``: the same on made pairs, where what is right is known and what can be learned does not drown in what a
+   small model can't read: each of 24 words has a worth of its own, and the answer whose words are worth more is right.
+   400 pairs, three times over, with the model's first four layers.
 
 Differences are paired: the same held-out pairs, seed by seed. The interval (95 %) is a bootstrap over pairs and
 seeds. Ours passes when the interval's lower end is above -3 points; soft labels pass when theirs is above 0. Prints
@@ -38,7 +38,6 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.ppo_learning import tiny_model
 from cai.engines.embedded import resolve_model
 from cai.engines.render import Renderer
 from cai.judges.preference_model import PreferenceModel
@@ -51,7 +50,8 @@ from cai.train.reward import run_reward
 
 BATCH = 8
 FLIPS = (0.2, 0.4)
-WORDS, WORDS_PER_ANSWER = 60, 6
+WORDS, WORDS_PER_ANSWER = 24, 6
+PLANTED_LAYERS = 4
 MARGIN = 0.03
 DRAWS = 10_000
 
@@ -252,11 +252,11 @@ def measure(arms: dict[str, Arm], held: Sequence[Row], setting: Setting, seed: i
 
 
 def compare(
-    name: str, arms: Callable[[int], dict[str, Arm]], held: Sequence[Row], setting: Setting, *, seeds: int,
+    name: str, arms: Callable[[int], dict[str, Arm]], held: Sequence[Row], setting: Setting, *, seeds: Sequence[int],
     keep: Path | None, least: float,
 ) -> bool:  # fmt: skip
     """Train two arms seed by seed, and report; tell whether the first is as good as it must be."""
-    one, other = zip(*(measure(arms(seed), held, setting, seed, keep) for seed in range(seeds)), strict=True)
+    one, other = zip(*(measure(arms(seed), held, setting, seed, keep) for seed in seeds), strict=True)
     return report(f"held-out accuracy, {name}", one, other, least)
 
 
@@ -266,13 +266,14 @@ def main() -> int:
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a few rows, one seed")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--layers", type=int, default=0, help="take only so many of the model's layers, the first")
     parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and answer")
     parser.add_argument("--only", choices=["beside", "labels", "planted"])
     parser.add_argument("--keep", type=Path, help="where each run's result stays")
     given = parser.parse_args()
-    seeds = 1 if given.quick else given.seeds
+    seeds = range(given.first, given.first + (1 if given.quick else given.seeds))
     if given.keep:
         given.keep.mkdir(parents=True, exist_ok=True)
     met = True
@@ -296,13 +297,14 @@ def main() -> int:
         if given.only in (None, "labels"):
             met &= compare("soft against hard labels", labels, held, setting, seeds=seeds, keep=given.keep, least=0.0)
         if given.only in (None, "planted"):
-            met &= measure_planted(tiny_model(Path(name) / "tiny"), seeds=seeds, quick=given.quick)
+            few = cut(resolve_model(given.model), PLANTED_LAYERS, Path(name) / "few")
+            met &= measure_planted(few, seeds=seeds, quick=given.quick)
     return 0 if met or given.quick else 1
 
 
-def measure_planted(model: str, *, seeds: int, quick: bool) -> bool:
+def measure_planted(model: str, *, seeds: Sequence[int], quick: bool) -> bool:
     """Compare labels on pairs of which is known what is right; tell whether soft ones are better."""
-    setting = Setting(model, 24 if quick else 1000, 12 if quick else 1000, 128, 3e-3, epochs=1 if quick else 3)
+    setting = Setting(model, 24 if quick else 400, 12 if quick else 500, 128, 1e-4, epochs=1 if quick else 3)
     held = planted(setting.held_out, seed=-1)
 
     def arms(seed: int) -> dict[str, Arm]:

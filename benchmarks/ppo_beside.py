@@ -27,6 +27,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, EPOCHS, TOKENS, PROMPT_TOKENS, RATE, KL_COEFFICIENT = 16, 2, 32, 128, 1e-5, 0.05
+PIECES = 4
+"""Forward passes of a batch, on both sides: memory, no part of the result."""
 MOST_KL = 10.0
 SMOOTH = 5
 """Steps of a curve's points."""
@@ -47,8 +49,9 @@ def peer(given: dict[str, Any]) -> None:
     rows = Dataset.from_list([{"input_ids": ids} for ids in given["ids"]])
     args = PPOConfig(
         output_dir=str(Path(given["folder"]) / "trainer"),
-        per_device_train_batch_size=BATCH,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=BATCH // PIECES,
+        gradient_accumulation_steps=PIECES,
+        local_rollout_forward_batch_size=BATCH // PIECES,
         num_mini_batches=1,
         num_ppo_epochs=EPOCHS,
         total_episodes=BATCH * given["steps"],
@@ -115,7 +118,7 @@ def train_ours(given: dict[str, Any], prompts: Path, out: Path) -> list[dict[str
         rewards=[ModelReward(kind="model", path=Path(given["reward"]), dtype="bfloat16")],
         steps=given["steps"],
         batch_size=BATCH,
-        micro_batch=BATCH,
+        micro_batch=BATCH // PIECES,
         epochs=EPOCHS,
         max_new_tokens=given["tokens"],
         learning_rate=RATE,
