@@ -34,8 +34,8 @@ class Mark(NamedTuple):
     """How it is told a principle; None for one that reads none."""
 
 
-def check_asked(folder: str, *, head: str | None = None, principle: str | None = None) -> Mark:
-    """Return a preference model's mark.
+def check_asked(folder: str, *, head: str | None = None, principle: str | None = None, key: str = "head") -> Mark:
+    """Return a preference model's mark; `key` is the setting that names a head.
 
     Raises InputError for a model of another kind, for a head that it does not have or, where it has several, none, and
     for a principle that it would not read. That it reads one and is told none is the caller's to refuse.
@@ -47,10 +47,10 @@ def check_asked(folder: str, *, head: str | None = None, principle: str | None =
     mark = Mark(heads_of(config), wording_in(get_tokenizer_config(path)))
     problems = []
     if head is None and len(mark.heads) > 1:
-        fix = f"say which with 'head', as in head={mark.heads[0]!r}"
+        fix = f"say which with '{key}', as in {key}={mark.heads[0]!r}"
         problems.append(Problem(folder, 0, 0, f"this preference model has the heads {', '.join(mark.heads)}", fix))
     elif head is not None and not mark.heads:
-        problems.append(Problem(folder, 0, 0, f"no head {head!r}: its one score has no name", "leave out 'head'"))
+        problems.append(Problem(folder, 0, 0, f"no head {head!r}: its one score has no name", f"leave out '{key}'"))
     elif head is not None and head not in mark.heads:
         problems.append(Problem(folder, 0, 0, f"no head {head!r}", suggestion(head, mark.heads)))
     if principle is not None and mark.wording is None:

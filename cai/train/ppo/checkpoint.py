@@ -6,7 +6,7 @@ coefficient, moments of the scores, settings, prompts.
 
 The position in the data and all random numbers are functions of (seed, step), so the step says both.
 
-Left out: sharded state (FSDP, ZeRO); every process holds everything here.
+Weights in pieces come gathered (`cai.train.ppo.pieces`).
 """
 
 import json

@@ -161,6 +161,8 @@ class PPOConfig(TrainConfig):
     """A preference model's folder: the value head begins as its score (Ouyang et al. 2022, arXiv 2203.02155, section
     3.5, begin a whole value model so). The trunk stays the policy's, so it helps where the preference model was trained
     from the policy's own start. None begins at 0."""
+    value_init_head: str | None = None
+    """Which of that model's scores, where it has several."""
     value_learning_rate: float = Field(1e-4, gt=0.0)
     """Of the value head alone; it starts at 0 and has to catch up with a trained trunk. `learning_rate` is the rest's.
     Both are constant. (TRL 1.12: 3e-6 for both, falling to 0.)"""
@@ -225,6 +227,8 @@ class PPOConfig(TrainConfig):
             )
         if self.kl_target is not None and self.kl_horizon < self.batch_size:
             raise ValueError(f"kl_horizon ({self.kl_horizon}) must be at least batch_size ({self.batch_size})")
+        if self.value_init_head is not None and self.value_init is None:
+            raise ValueError("value_init_head is a score of value_init's model; give that, or remove it")
         if self.lora is not None and self.lora.dropout > 0:
             raise ValueError("lora.dropout must be 0 in PPO: it would make the ratio to the rollout's policy noise")
         return self

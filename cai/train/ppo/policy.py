@@ -148,13 +148,13 @@ def load_policy(config: PPOConfig, device: torch.device, *, in_pieces: bool = Fa
     entropy = config.entropy_coefficient > 0
     model = PolicyWithValue(policy, temperature=config.temperature, bf16=bf16, entropy=entropy, in_pieces=in_pieces)
     if config.value_init is not None:
-        _begin_value(model.value_head, str(config.value_init))
+        _begin_value(model.value_head, str(config.value_init), config.value_init_head)
     return model.to(device)
 
 
-def _begin_value(head: nn.Linear, folder: str) -> None:
+def _begin_value(head: nn.Linear, folder: str, name: str | None) -> None:
     """Let a value head begin as the score of a preference model; raises InputError for one of another width."""
-    score: Any = score_head_of(PreferenceModel.load(folder, device="cpu").model)
+    score: Any = score_head_of(PreferenceModel.load(folder, head=name, device="cpu").model)
     if score.weight.shape != head.weight.shape:
         problem = f"its score reads {score.weight.shape[1]} numbers, and the policy's states have {head.in_features}"
         raise InputError(Problem(folder, 0, 0, problem, "name a preference model of the policy's size"))

@@ -77,7 +77,7 @@ class Trainer:
         if reward_fn is None:
             check_sources(config.all_rewards)
         if config.value_init is not None:
-            check_asked(str(config.value_init))
+            check_asked(str(config.value_init), head=config.value_init_head, key="value_init_head")
         renderer = Renderer(self.tokenizer)
         self.prompts, self.too_long = usable_prompts(config, config.prompts, renderer)
         held_out = usable_prompts(config, config.eval_prompts, renderer)[0] if config.eval_prompts else []

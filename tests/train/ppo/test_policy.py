@@ -275,7 +275,7 @@ def test_a_reference_that_follows_is_the_mean_of_where_the_policy_was(
 
 
 def saved_preference_model(folder: Path, **changes: Any) -> Any:
-    model: Any = LlamaForSequenceClassification(tiny.config(num_labels=1, **changes)).eval()
+    model: Any = LlamaForSequenceClassification(tiny.config(**{"num_labels": 1, **changes})).eval()
     torch.nn.init.normal_(model.score.weight)
     model.save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
@@ -296,6 +296,15 @@ def test_values_begin_as_a_preference_models_scores(tmp_path: Path) -> None:
             wanted = scorer(input_ids=before).logits[0, 0]
             torch.testing.assert_close(values_BT[row, t], wanted, atol=1e-5, rtol=1e-5)
     assert float(values_BT.detach().std()) > 0.1
+
+
+def test_values_begin_as_the_named_one_of_several_scores(tmp_path: Path, tiny_model_dir: Path) -> None:
+    names = {0: "harmless", 1: "helpful"}
+    scorer = saved_preference_model(
+        tmp_path / "pm", num_labels=2, id2label=names, label2id={v: k for k, v in names.items()}
+    )
+    settings = config(tmp_path, tiny_model_dir, value_init=tmp_path / "pm", value_init_head="helpful")
+    assert torch.equal(load_policy(settings, CPU).value_head.weight[0], scorer.score.weight[1])
 
 
 def test_a_preference_model_of_another_width_is_refused_as_values(tmp_path: Path, tiny_model_dir: Path) -> None:
