@@ -28,8 +28,7 @@ def test_a_save_that_fails_anywhere_loses_nothing(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sft", "ppo"])
-@pytest.mark.parametrize("broken", ["unmarked", "early"])
+@pytest.mark.parametrize(("kind", "broken"), [("sft", "unmarked"), ("ppo", "early")])
 def test_a_detector_finds_what_it_is_for(kind: str, broken: str) -> None:
     done = crash("--only", kind, "--break", broken)
     assert done.returncode == 1, done.stdout
