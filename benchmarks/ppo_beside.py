@@ -188,10 +188,11 @@ def page(figures: list[str]) -> str:
         f'<svg x="{place * width}" width="{width}" height="{height}">{figure}</svg>'
         for place, figure in enumerate(figures)
     )
-    whole = width * len(figures)
+    whole, edge = width * len(figures), 8
+    box = f"{-edge} {-edge} {whole + 2 * edge} {height + 2 * edge}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole}" height="{height}" viewBox="0 0 {whole} {height}">'
-        f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{inner}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole}" viewBox="{box}"><style>{STYLE}</style>'
+        f'<rect x="{-edge}" y="{-edge}" width="100%" height="100%" fill="#fff"/>{inner}</svg>\n'
     )
 
 
