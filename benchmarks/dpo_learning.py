@@ -13,9 +13,9 @@ prompts are held out. A preference model and a policy are trained on the same 1,
 - **sound**: the chosen answers lose at most 0.2 nats per token, at most 5 points more runs of four words are
   repeated, and the mean length is between half and twice the start's.
 
-Prints `name  ours  start  difference  target  PASS|FAIL`, and exits with 1 when one fails. ``--soft`` gives every
-pair the probability that a judge with a known error of 20 to 40 % would, its flips included. ``--keep`` holds models;
-a second start goes on from there. ``--quick`` is a few rows, and its verdicts mean nothing.
+Prints `name  ours  start  difference  target  PASS|FAIL`, and exits with 1 when one fails. ``--soft`` flips 30 % of
+DPO's labels, and gives every pair the probability that a judge who knows when it guesses would. ``--keep`` holds
+models; a second start goes on from there. ``--quick`` is a few rows, and its verdicts mean nothing.
 """
 
 import argparse
@@ -43,6 +43,8 @@ from cai.train.reward import run_reward
 from cai.types import Dialogue
 
 BETA, TOKENS, PROMPT_TOKENS = 0.1, 96, 256
+FLIPPED = 0.3
+"""The share of wrong labels of ``--soft``."""
 DROP, REPEATED = 0.2, 0.05
 """What is allowed: nats per token that a chosen answer may lose, and the rise of the share of repeated runs."""
 
@@ -57,7 +59,7 @@ def trained(
         **shared, data=[rows], out=folder / "reward", learning_rate=2e-5, warmup=0.0, eval_fraction=0.0, save_every=20
     )
     run_reward(reward)
-    pairs = flipped(train, 0)[1] if soft else train
+    pairs = flipped(train, FLIPPED, 0)[1] if soft else train
     dpo = DPOConfig(
         **(shared | {"max_length": length}),
         data=[write(pairs[:count], folder / "pairs.jsonl")],

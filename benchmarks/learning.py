@@ -1,18 +1,20 @@
 """What a preference model learns: against TRL's RewardTrainer, and from soft labels against hard ones.
 
 Start: python -m benchmarks.learning --pairs PAIRS.jsonl.gz [--quick] [--seeds 5] [--first 0] [--layers 30]
-       [--max-length 512] [--only beside|labels|planted] [--keep FOLDER]
+       [--max-length 512] [--only beside|labels|planted] [--flips 0.2 0.3 0.4] [--keep FOLDER]
 
 The file has rows with `chosen` and `rejected` (hh-rlhf's form), labelled by people. A hash of the prompts holds 267
 of 1,367 out, whole prompts at a time; accuracy is the share of those on which the score agrees with the people.
 
 1. ``beside``: ours against the peer's, as each would be used, with its own head, order and batching, on the same ids,
    at equal steps, batch, learning rate (constant) and precision.
-2. ``labels``: each row's label is flipped with a chance of its own between 20 and 40 %. The hard run takes the labels
-   as they are, the soft run the probability of each (what a calibrated judge knows): the same flips.
+2. ``labels``: 20, 30 and 40 % of the labels are flipped as by a judge that is sure of some rows (and wrong on 2 % of
+   them) and guesses at the others. The hard run takes the labels as they are, the soft run the probability of each
+   (what a calibrated judge knows): the same flips. Rows whose chances of a flip are all alike would show little: a
+   probability then says of a row only what is true of all.
 3. ``planted``: the same on made pairs, where what is right is known and what can be learned does not drown in what a
    small model can't read: each of 24 words has a worth of its own, and the answer whose words are worth more is right.
-   400 pairs, three times over, with the model's first four layers.
+   400 pairs, three times over, with the model's first four layers. Soft labels are judged by all flips together.
 
 Differences are paired: the same held-out pairs, seed by seed. The interval (95 %) is a bootstrap over pairs and
 seeds. Ours passes when the interval's lower end is above -3 points; soft labels pass when theirs is above 0. Prints
@@ -49,7 +51,10 @@ from cai.train.data import Pair, load_pairs
 from cai.train.reward import run_reward
 
 BATCH = 8
-FLIPS = (0.2, 0.4)
+FLIPS = (0.2, 0.3, 0.4)
+"""Shares of labels that are wrong."""
+SURE, GUESSED = 0.02, 0.5
+"""Chances that a label is wrong, where the judge is sure and where it guesses."""
 WORDS, WORDS_PER_ANSWER = 24, 6
 PLANTED_LAYERS = 4
 MARGIN = 0.03
@@ -87,12 +92,13 @@ def split(path: Path, setting: Setting) -> tuple[list[Row], list[Row]]:
     return ranked[:cut], ranked[cut:][: setting.held_out]
 
 
-def flipped(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
-    """Return the same rows with labels of which some are wrong: as they are, and as probabilities."""
+def flipped(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the same rows with a share of labels that are wrong: as they are, and as probabilities."""
     draw = random.Random(seed)
+    guesses = (share - SURE) / (GUESSED - SURE)
     hard, soft = [], []
     for row in rows:
-        rate = draw.uniform(*FLIPS)
+        rate = GUESSED if draw.random() < guesses else SURE
         wrong = draw.random() < rate
         hard.append({**row, "chosen_prob": 0.0 if wrong else 1.0})
         soft.append({**row, "chosen_prob": rate if wrong else 1 - rate})
@@ -179,14 +185,16 @@ def interval(one: Sequence[Right], other: Sequence[Right]) -> tuple[float, float
     return float(gaps_SP.mean()), float(low), float(high)
 
 
-def report(name: str, one: Sequence[Right], other: Sequence[Right], least: float) -> bool:
-    """Print the line of a comparison; tell whether its interval lies above what it must."""
+def report(name: str, one: Sequence[Right], other: Sequence[Right], least: float | None) -> bool:
+    """Print the line of a comparison; tell whether its interval lies above what it must, if it must."""
     mine, theirs = (float(np.mean(np.array(each))) for each in (one, other))
     gap, low, high = interval(one, other)
-    good = low > least
+    good = least is None or low > least
+    target = "-" if least is None else f"difference's lower end > {least:+.2f}"
+    verdict = "-" if least is None else "PASS" if good else "FAIL"
     print(
-        f"{name}  {mine:.3f}  {theirs:.3f}  {mine / max(theirs, 1e-9):.2f}x  difference's lower end > {least:+.2f}  "
-        f"{'PASS' if good else 'FAIL'}   difference {gap:+.3f} [{low:+.3f}, {high:+.3f}], {len(one)} seeds, "
+        f"{name}  {mine:.3f}  {theirs:.3f}  {mine / max(theirs, 1e-9):.2f}x  {target}  {verdict}   "
+        f"difference {gap:+.3f} [{low:+.3f}, {high:+.3f}], {len(one)} seeds, "
         f"{len(one[0])} held-out pairs",
         flush=True,
     )
@@ -260,6 +268,40 @@ def compare(
     return report(f"held-out accuracy, {name}", one, other, least)
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What soft and hard labels are compared on."""
+
+    prefix: str
+    """Before the names of its runs."""
+    rows: Callable[[int], Sequence[Row]]
+    """The pairs to train on under a seed."""
+    held: Sequence[Row]
+    setting: Setting
+
+
+def planted_labels(model: str, *, quick: bool) -> Labels:
+    """Return pairs of which is known what is right."""
+    setting = Setting(model, 24 if quick else 400, 12 if quick else 500, 128, 1e-4, epochs=1 if quick else 3)
+    held = planted(setting.held_out, seed=-1)
+    return Labels("planted-", lambda seed: planted(setting.train, seed), held, setting)
+
+
+def compare_labels(labels: Labels, shares: Sequence[float], *, seeds: Sequence[int], keep: Path | None) -> bool:
+    """Compare soft with hard labels at each share of flips and at all together; tell whether soft ones are better."""
+    found: list[list[Right]] = []
+    for share in shares:
+        for seed in seeds:
+            hard, soft = flipped(labels.rows(seed), share, seed)
+            prefix = f"{labels.prefix}{share:.0%}-"
+            arms: dict[str, Arm] = {f"{prefix}soft": (ours, soft), f"{prefix}hard": (ours, hard)}
+            found.append(measure(arms, labels.held, labels.setting, seed, keep))
+        one, other = zip(*found[-len(seeds) :], strict=True)
+        report(f"held-out accuracy, {labels.prefix}labels soft against hard, {share:.0%} flipped", one, other, None)
+    one, other = zip(*found, strict=True)
+    return report(f"held-out accuracy, {labels.prefix}labels soft against hard, all", one, other, 0.0)
+
+
 def main() -> int:
     """Measure; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -271,6 +313,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=0, help="take only so many of the model's layers, the first")
     parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and answer")
     parser.add_argument("--only", choices=["beside", "labels", "planted"])
+    parser.add_argument("--flips", type=float, nargs="+", default=FLIPS, help="shares of labels that are wrong")
     parser.add_argument("--keep", type=Path, help="where each run's result stays")
     given = parser.parse_args()
     seeds = range(given.first, given.first + (1 if given.quick else given.seeds))
@@ -288,30 +331,15 @@ def main() -> int:
         def both(seed: int) -> dict[str, Arm]:
             return {"ours": (ours, train), "peer": (peer, train)}
 
-        def labels(seed: int) -> dict[str, Arm]:
-            hard, soft = flipped(train, seed)
-            return {"soft": (ours, soft), "hard": (ours, hard)}
-
         if given.only in (None, "beside"):
             met = compare("ours against TRL", both, held, setting, seeds=seeds, keep=given.keep, least=-MARGIN)
         if given.only in (None, "labels"):
-            met &= compare("soft against hard labels", labels, held, setting, seeds=seeds, keep=given.keep, least=0.0)
+            labels = Labels("", lambda seed: train, held, setting)
+            met &= compare_labels(labels, given.flips, seeds=seeds, keep=given.keep)
         if given.only in (None, "planted"):
             few = cut(resolve_model(given.model), PLANTED_LAYERS, Path(name) / "few")
-            met &= measure_planted(few, seeds=seeds, quick=given.quick)
+            met &= compare_labels(planted_labels(few, quick=given.quick), given.flips, seeds=seeds, keep=given.keep)
     return 0 if met or given.quick else 1
-
-
-def measure_planted(model: str, *, seeds: Sequence[int], quick: bool) -> bool:
-    """Compare labels on pairs of which is known what is right; tell whether soft ones are better."""
-    setting = Setting(model, 24 if quick else 400, 12 if quick else 500, 128, 1e-4, epochs=1 if quick else 3)
-    held = planted(setting.held_out, seed=-1)
-
-    def arms(seed: int) -> dict[str, Arm]:
-        hard, soft = flipped(planted(setting.train, seed), seed)
-        return {"planted-soft": (ours, soft), "planted-hard": (ours, hard)}
-
-    return compare("soft against hard labels, planted", arms, held, setting, seeds=seeds, keep=None, least=0.0)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from cai.train.made_under import constitutions_of
 from cai.train.rewards.config import folders_of
 from cai.train.rewards.sources import build_rewards, check_sources
 from cai.train.rewards.sum import RewardFunction, Rewards
+from cai.train.same_run import SameRun
 from cai.types import Dialogue
 
 NAMES = {
@@ -79,9 +80,11 @@ def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> N
     trainer = _trainer(config, args, path, tokenizer, prompts, rewards)
     set_damaged_aside(config.out / "checkpoints")
     saved = newest_checkpoint(config.out / "checkpoints")
-    done = int(saved.name.rpartition("-")[2]) if saved else 0
+    done, run = int(saved.name.rpartition("-")[2]) if saved else 0, SameRun(config, config.prompts)
+    if saved is not None:
+        run.refuse_another(saved)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Watch(config.out, config.algorithm.upper(), config.steps, done))
+    trainer.add_callback(_Watch(config.out, config.algorithm.upper(), config.steps, done, run))
     trainer.train(resume_from_checkpoint=str(saved) if saved else None)
     trainer.accelerator.wait_for_everyone()
     model = trainer.accelerator.unwrap_model(trainer.model)

@@ -31,7 +31,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from cai.errors import InputError, Problem, StorageError, TrainingError, disk_refused
 from cai.processes import is_main, quiet_libraries, wait_for_all, world
 from cai.progress import Progress
-from cai.storage import atomic_write_json
+from cai.storage import atomic_write_json, storing
 from cai.train.checkpoints import complete, set_damaged_aside
 from cai.train.checkpoints import newest_checkpoint as newest_checkpoint
 from cai.train.common import RESULT, MetricsLog, keep_trackers_local, save_model, wants_bf16
@@ -39,6 +39,7 @@ from cai.train.configs import EpochsConfig
 from cai.train.diagnosis import DiagnosisCallback
 from cai.train.loading import check_extras, merged
 from cai.train.made_under import constitutions_of
+from cai.train.same_run import SameRun
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's `mallopt` (malloc.h)."""
@@ -171,8 +172,9 @@ class _RefusesNonFinite(TrainerCallback):
 class Watch(TrainerCallback):
     """Writes metrics.jsonl, moves the progress line, and marks checkpoints as whole."""
 
-    def __init__(self, out: Path, label: str, total: int, done: int) -> None:
-        """Begin after `done` steps of `total`."""
+    def __init__(self, out: Path, label: str, total: int, done: int, run: SameRun) -> None:
+        """Begin after `done` steps of `total`; `run` is what checkpoints say of it."""
+        self._run = run
         self._log = MetricsLog(out / "metrics.jsonl", main=is_main(), resume_step=done)
         self._bar = Progress(label, total, "steps", done=done, quiet=not is_main())
 
@@ -208,7 +210,10 @@ class Watch(TrainerCallback):
         """Mark the checkpoint just written, when every process has put its part into it, and remove older ones."""
         wait_for_all()
         if is_main():
-            complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            with storing(checkpoint):
+                self._run.write(checkpoint)
+            complete(checkpoint)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """End the progress line."""
@@ -290,13 +295,18 @@ def training_arguments(config: EpochsConfig, rows: int) -> TrainingArguments:
 
 
 def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[str, Any]:
-    """Train to the end, from the newest whole checkpoint if there is one; return what to put into result.json."""
-    checkpoint = newest_checkpoint(config.out / "checkpoints")
+    """Train to the end, from the newest whole checkpoint if there is one; return what to put into result.json.
+
+    Raises InputError when that is of a run with other settings or data.
+    """
+    checkpoint, run = newest_checkpoint(config.out / "checkpoints"), SameRun(config, config.data)
+    if checkpoint is not None:
+        run.refuse_another(checkpoint)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     args = trainer.args
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * world()
     total = math.ceil(len(trainer.train_dataset) / per_step)  # type: ignore[arg-type]
-    trainer.add_callback(Watch(config.out, label, total, done))
+    trainer.add_callback(Watch(config.out, label, total, done, run))
     trainer.add_callback(DiagnosisCallback())
     start = time.monotonic()
     try:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from cai.storage import atomic_write_json, storing
 from cai.train.checkpoints import complete
 from cai.train.ppo.batch import Sample, Seen
 from cai.train.ppo.config import PPOConfig
+from cai.train.same_run import refuse_changed, settings_of
 from cai.types import Message
 
 STATE = "state.json"
@@ -162,32 +162,11 @@ def read_ahead(path: Path) -> list[Sample] | None:
 def read_state(path: Path, config: PPOConfig, *, prompts: str) -> Progressed:
     """Return how far a checkpoint has come; raises InputError when it belongs to a run with other settings."""
     state = json.loads((path / STATE).read_text("utf-8"))
-    now, then = about(config, prompts=prompts)["settings"], _settings_then(path, state["settings"], config)
-    changed = [name for name, value in now.items() if then[name] != value]
-    if state["prompts"] != prompts:
-        changed.append("the prompts' content")
-    if changed:
-        problem = f"this run was begun with other settings ({', '.join(changed)})"
-        fix = "go on with the old ones, or remove the folder to start anew"
-        raise InputError(Problem(str(config.out), 0, 0, problem, fix))
+    others = [] if state["prompts"] == prompts else ["the prompts' content"]
+    refuse_changed(path, state["settings"], config, free=FREE, others=others)
     return Progressed(step=state["step"], kl_coefficient=state["kl_coefficient"], seen=Seen(*state["seen"]))
-
-
-def _settings_then(path: Path, saved: Mapping[str, Any], config: PPOConfig) -> dict[str, Any]:
-    """Return a checkpoint's settings; what an older version had no setting for is at its default.
-
-    Raises InputError where it has settings that are no more.
-    """
-    free = {name: value for name, value in config.to_plain().items() if name in FREE}
-    try:
-        return PPOConfig.model_validate({**free, **saved}).to_plain()
-    except ValidationError as error:
-        names = ", ".join(sorted({".".join(map(str, each["loc"])) for each in error.errors()}))
-        problem = f"it was written with settings that this version of cai does not have ({names})"
-        raise InputError(Problem(str(path), 0, 0, problem, "go on with the version that wrote it")) from error
 
 
 def about(config: PPOConfig, *, prompts: str) -> dict[str, Any]:
     """Return what a checkpoint says of the run that it belongs to; `prompts` is a digest of their keys."""
-    settings = {name: value for name, value in config.to_plain().items() if name not in FREE}
-    return {"settings": settings, "prompts": prompts}
+    return {"settings": settings_of(config, free=FREE), "prompts": prompts}
