@@ -125,9 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a few rows")
-    parser.add_argument(
-        "--soft", action="store_true", help="labels of a judge that errs in 20 to 40 %%, as probabilities"
-    )
+    parser.add_argument("--soft", action="store_true", help="labels of a judge that errs in 30 %%, as probabilities")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--pairs-used", type=int, default=1100, help="how many of the 1,100 the policy learns from")
     parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and answer, for the policy")
@@ -148,7 +146,7 @@ def main() -> int:
             count=given.pairs_used,
             length=min(setting.max_length, given.max_length),
         )
-        prompts = prompts_of(held, setting.model, most=8 if given.quick else 128, tokens=PROMPT_TOKENS)
+        prompts = prompts_of(held, setting.model, most=8 if given.quick else len(held), tokens=PROMPT_TOKENS)
         tokens = 16 if given.quick else TOKENS
         ours, start = (answers_of(model, prompts, tokens=tokens) for model in (policy, setting.model))
         (folder / "answers.json").write_text(json.dumps([[one.text for one in side] for side in (ours, start)]))

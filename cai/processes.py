@@ -3,10 +3,11 @@
 `accelerate launch` tells each process its rank through the environment; without it there is one.
 """
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def rank() -> int:
@@ -30,6 +31,15 @@ def wait_for_all() -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+
+
+def part() -> None:
+    """Take leave of the other processes when all is done: else a process may abort while Python ends it."""
+    if world() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def cpu_launch_command(processes: int, target: Sequence[str]) -> list[str]:
@@ -76,6 +86,23 @@ def asked_processes(command: Sequence[str]) -> int:
             number = value if equals else words[index + 1] if index + 1 < len(words) else ""
             return int(number) if number.isdigit() else 1
     return 1
+
+
+@contextlib.contextmanager
+def loads_whole() -> Iterator[None]:
+    """Let models be made whole on each process, though DeepSpeed (ZeRO-3) is to cut the trained one: later.
+
+    Transformers would make each in pieces, with every process taking part, from the moment that it knows of ZeRO-3,
+    whatever accelerate's `zero3_init_flag` says. A model is tried first, and another may be no one else's business.
+    """
+    from transformers.integrations import deepspeed
+
+    told = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = told
 
 
 def quiet_libraries() -> None:

@@ -7,11 +7,11 @@ cd "$root"
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
 
 arguments=()
-browser=yes
+whole=yes
 for argument in "$@"; do
     if [ "$argument" = --quick ]; then
         arguments+=(-m "not slow and not model")
-        browser=no
+        whole=no
     else
         arguments+=("$argument")
     fi
@@ -19,7 +19,7 @@ done
 
 # One test opens the report in a headless browser; without one it is skipped and says so.
 find_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable; }
-if [ $browser = yes ] && ! find_browser >/dev/null; then
+if [ $whole = yes ] && ! find_browser >/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing chromium, to look at the report with"
         { DEBIAN_FRONTEND=noninteractive apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y \
@@ -28,6 +28,14 @@ if [ $browser = yes ] && ! find_browser >/dev/null; then
     else
         say "no chromium or chrome here: the report's browser test will be skipped"
     fi
+fi
+
+# Some tests train in pieces by DeepSpeed, which works on CPUs, too. The demo has no need of it.
+has_deepspeed() { "$venv/bin/python" -c 'import importlib.util as i, sys; sys.exit(i.find_spec("deepspeed") is None)'; }
+if [ $whole = yes ] && ! has_deepspeed; then
+    say "DeepSpeed $(pinned deepspeed), for its tests"
+    DS_BUILD_OPS=0 pip_install -c constraints.txt --no-build-isolation "deepspeed==$(pinned deepspeed)" ||
+        say "can't install DeepSpeed ($setup_log): its tests will be skipped"
 fi
 
 "$venv/bin/ruff" check .

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from cai.config import Config, load_config
 from cai.errors import guarded
-from cai.processes import become_many, quiet_libraries
+from cai.processes import become_many, part, quiet_libraries
 
 C = TypeVar("C", bound=Config)
 
@@ -26,7 +26,12 @@ def run_recipe(cls: type[C], run: Callable[[C], object], *, about: str) -> None:
     given = parser.parse_args()
     become_many()
     quiet_libraries()
-    sys.exit(guarded(lambda: run(load_config(cls, given.config, given.settings))))
+
+    def work() -> None:
+        run(load_config(cls, given.config, given.settings))
+        part()
+
+    sys.exit(guarded(work))
 
 
 def _keys(cls: type[Config]) -> str:

@@ -18,6 +18,7 @@ from cai.judges.conditioned import kept_ids, told, wording_in, wording_of
 from cai.judges.fit import verdicts
 from cai.judges.heads import cut_to, heads_of, is_classifier
 from cai.judges.pairwise import verdict_of
+from cai.processes import loads_whole
 from cai.strict_yaml import suggestion
 from cai.types import Dialogue
 
@@ -107,9 +108,10 @@ class PreferenceModel:
         tokenizer = AutoTokenizer.from_pretrained(path)
         place = pick_device(device)
         kind = pick_dtype(dtype, place)
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=kind, output_loading_info=True, **quantized(quantization, kind, place)
-        )
+        with loads_whole():
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=kind, output_loading_info=True, **quantized(quantization, kind, place)
+            )
         model = whole(folder, loaded)
         revision = model_digest(path) + ("" if quantization == "none" else f"+{quantization}")
         placed = model.to(place) if quantization == "none" else model

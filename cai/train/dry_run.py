@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from cai.judges.preference_model import head_of as score_head_of
+from cai.processes import loads_whole
 from cai.train import packed_attention
 
 CPU_ATTENTION = {
@@ -197,7 +198,7 @@ def head_of(model: Any) -> nn.Module:
 
 def on_meta(make: Callable[[Any], Any], config: Any) -> Any:
     """Return the model that a function makes of a config, without memory; no random number is drawn."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), loads_whole():
         return make(config)
 
 

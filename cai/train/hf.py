@@ -334,7 +334,7 @@ def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result
     """Merge an adapter, save the model, write result.json, and give the checkpoints' room back."""
     trainer.accelerator.wait_for_everyone()
     # Every process takes part: where weights are sharded (FSDP, ZeRO-3) each has a piece.
-    weights = trainer.accelerator.get_state_dict(trainer.model)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if is_main():
         if config.lora is not None:

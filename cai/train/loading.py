@@ -11,6 +11,7 @@ from transformers.utils import is_liger_kernel_available
 
 from cai.errors import InputError, MissingDependencyError, Problem
 from cai.judges.heads import heads_of, labels_of
+from cai.processes import loads_whole
 from cai.train.common import wants_bf16
 from cai.train.configs import EpochsConfig
 from cai.train.readout import use_packing
@@ -33,11 +34,12 @@ def load_packed(auto: Any, path: str, config: EpochsConfig, device: torch.device
 
     Raises InputError for a model that can't be trained on packed rows.
     """
-    if config.quantization == "none":
-        model = auto.from_pretrained(path, dtype="float32", **options).to(device)
-    else:
-        model = _in_4bit(auto, path, config, device, **options)
-    return use_packing(model, path)
+    with loads_whole():
+        if config.quantization == "none":
+            model = auto.from_pretrained(path, dtype="float32", **options).to(device)
+        else:
+            model = _in_4bit(auto, path, config, device, **options)
+        return use_packing(model, path)
 
 
 def _in_4bit(auto: Any, path: str, config: EpochsConfig, device: torch.device, **options: Any) -> Any:
@@ -93,9 +95,10 @@ def merged(model: Any, weights: Mapping[str, Tensor]) -> Any:
 
     base = model.get_base_model()
     options = labels_of(heads_of(base.config)) if hasattr(base, "score") else {}
-    whole = type(base).from_pretrained(base.config._name_or_path, dtype="float32", **options)
-    whole.config.pad_token_id = base.config.pad_token_id
-    fresh = get_peft_model(whole, model.peft_config["default"])
+    with loads_whole():
+        unadapted = type(base).from_pretrained(base.config._name_or_path, dtype="float32", **options)
+    unadapted.config.pad_token_id = base.config.pad_token_id
+    fresh = get_peft_model(unadapted, model.peft_config["default"])
     adapter = get_peft_model_state_dict(model, state_dict=dict(weights))
     set_peft_model_state_dict(fresh, {name: value.float().cpu() for name, value in adapter.items()})
     return fresh.merge_and_unload()

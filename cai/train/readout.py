@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from cai.engines.network import SCALED_LOGITS
 from cai.errors import InputError, Problem
@@ -88,9 +87,6 @@ def use_packing(model: Any, name: str) -> Any:
     """
     _refuse_by_config(model, name)
     before = model.config._attn_implementation
-    if is_deepspeed_zero3_enabled():  # its weights are in pieces until it is wrapped: nothing can be tried
-        model.set_attn_implementation(packed_attention.NAME)
-        return model
     with torch.no_grad(), evaluating(model):
         alone = tried_alone(model)
         model.set_attn_implementation(packed_attention.NAME)

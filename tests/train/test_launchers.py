@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import StateDictType
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from cai.train.checkpoints import newest_checkpoint
 from tests.train import rig
+from tests.train.zero import launched, needs_deepspeed
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes" / "configs" / "accelerate"
@@ -91,3 +93,29 @@ def test_recipes_in_two_processes_end_in_plain_models(tiny_model_dir: Path, tmp_
         before, after = (load_file(folder / "model.safetensors") for folder in (start, out / "model"))
         assert rig.largest_difference({name: after[name] for name in before}, before) > 1e-4
         start = out / "model"
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("kind", "stage"), [("sft", 3), ("reward", 3), ("dpo", 2), ("dpo", 3)])
+def test_under_deepspeed_two_processes_end_where_one_does(
+    tmp_path: Path, tiny_model_dir: Path, kind: str, stage: int
+) -> None:
+    """DPO is killed once, and goes on from its checkpoint."""
+    alone, cut = (
+        rig.settings(kind, tmp_path / name, tiny_model_dir, rows=16, learning_rate=1e-4) for name in ("alone", "cut")
+    )
+    rig.KINDS[kind][1](alone)
+    path = tmp_path / "config.json"
+    path.write_text(cut.model_copy(update={"save_every": 2}).model_dump_json())
+    for words in (["2"], []) if kind == "dpo" else ([],):
+        done = launched(stage, ["-m", "tests.train.zero", kind, str(path), *words])
+        assert (done.returncode == 0) == (not words), done.stderr[-3000:]
+        assert not words or newest_checkpoint(cut.out / "checkpoints") is not None
+    start, expected, found = (
+        load_file(folder / "model.safetensors") for folder in (tiny_model_dir, alone.out / "model", cut.out / "model")
+    )
+    assert expected.keys() == found.keys()
+    assert max(float((expected[name] - found[name]).abs().max()) for name in expected) <= 5e-6
+    assert max(float((expected[name] - start[name]).abs().max()) for name in expected if name in start) > 2e-4

@@ -56,22 +56,31 @@ class Progressed(NamedTuple):
     """Moments of the scores."""
 
 
+def place(folder: Path, step: int) -> Path:
+    """Return where a step's checkpoint goes."""
+    return folder / f"checkpoint-{step}"
+
+
 def save(
     folder: Path,
     progressed: Progressed,
     *,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     about: Mapping[str, Any],
     reference: nn.Module | None = None,
     ahead: Sequence[Sample] | None = None,
 ) -> None:
-    """Write a checkpoint, then remove the older ones. For the main process only."""
-    path = folder / f"checkpoint-{progressed.step}"
+    """Write a checkpoint, then remove the older ones. For the main process only.
+
+    Without an optimizer, its moments lie in the folder already.
+    """
+    path = place(folder, progressed.step)
     with storing(path):
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=optimizer is None)
         _write(path / WEIGHTS, dict(_trained(model)))
-        _write(path / MOMENTS, _moments(optimizer))
+        if optimizer is not None:
+            _write(path / MOMENTS, _moments(optimizer))
         if reference is not None:
             _write(path / REFERENCE, dict(reference.named_parameters()))
         if ahead is not None:
@@ -82,7 +91,7 @@ def save(
 
 def save_best(folder: Path, model: nn.Module, *, step: int, score: float) -> None:
     """Keep the trained weights of a step, in the place of those before. For the main process only."""
-    path = folder / f"checkpoint-{step}"
+    path = place(folder, step)
     with storing(path):
         shutil.rmtree(path, ignore_errors=True)  # a step that is taken again
         path.mkdir(parents=True)

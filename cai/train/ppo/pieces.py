@@ -1,11 +1,12 @@
-"""Weights that are in pieces, one on each process (FSDP2), and whole.
+"""Weights that are in pieces, one on each process (FSDP2, DeepSpeed's ZeRO-3), and whole.
 
 The trained network and its optimizer may be in pieces; what samples and the reference are whole on each process. Here
 is the way between the two. Each function is the identity for what is whole, and else asks every process to take part.
 """
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,33 +18,58 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from cai.errors import InputError, Problem
 
 
-def refuse_deepspeed() -> None:
-    """Raise InputError where accelerate was asked for DeepSpeed.
-
-    Its engine takes its step within the last backward pass, where an update can't be looked at first: one that is not
-    finite or too far away could not be refused.
-    """
-    if _asked("DEEPSPEED"):
-        fix = "start with recipes/configs/accelerate/fsdp2.yaml, which cuts the same things into pieces"
-        raise InputError(Problem("--use_deepspeed", 0, 0, "PPO does not train under DeepSpeed", fix))
+def zero_stage(accelerator: Accelerator) -> int:
+    """Return DeepSpeed's stage, 0 without DeepSpeed."""
+    plugin = accelerator.state.deepspeed_plugin
+    return 0 if plugin is None else int(plugin.zero_stage)
 
 
 def cuts(accelerator: Accelerator) -> bool:
     """Tell whether what is prepared will be in pieces; raises InputError where that was asked for and can't be."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return zero_stage(accelerator) == 3
     found: bool = accelerator.distributed_type == DistributedType.FSDP
-    if _asked("FSDP") and not found:
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not found:
         problem = "accelerate cuts no model into pieces on a CPU; each process would hold all of it"
         raise InputError(Problem("--use_fsdp", 0, 0, problem, "leave FSDP out here, or start on GPUs"))
     return found
 
 
-def _asked(what: str) -> bool:
-    return os.environ.get(f"ACCELERATE_USE_{what}", "").lower() == "true"
-
-
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor put together from its pieces."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if not hasattr(tensor, "ds_id"):
+        return tensor
+    with together([tensor]):
+        return tensor.detach().clone()
+
+
+def together(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
+    """Keep DeepSpeed's pieces of some weights together for a while."""
+    cut = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
+    if not cut:
+        return contextlib.nullcontext()
+    from deepspeed import zero
+
+    found: contextlib.AbstractContextManager[None] = zero.GatheredParameters(cut)
+    return found
+
+
+def is_cut(tensor: Tensor) -> bool:
+    """Tell whether a tensor is in pieces."""
+    return isinstance(tensor, DTensor) or hasattr(tensor, "ds_id")
+
+
+def let_go(network: nn.Module) -> None:
+    """Give a network frozen weights of its own: DeepSpeed empties those that it cuts, and copies share them."""
+    fresh: dict[nn.Parameter, nn.Parameter] = {}
+    for module in network.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None and not weight.requires_grad:
+                module._parameters[name] = fresh.setdefault(
+                    weight, nn.Parameter(weight.detach().clone(), requires_grad=False)
+                )
 
 
 class Gathered:
@@ -57,9 +83,7 @@ class Gathered:
         """
         self._keep = keep
         self._weights = {
-            name: nn.Parameter(self._kept(weight), requires_grad=weight.requires_grad)
-            if isinstance(weight, DTensor)
-            else weight
+            name: nn.Parameter(self._kept(weight), requires_grad=weight.requires_grad) if is_cut(weight) else weight
             for name, weight in network.named_parameters()
         }
         state = {} if optimizer is None else optimizer.state_dict()["state"]
@@ -68,7 +92,7 @@ class Gathered:
         }
 
     def _kept(self, tensor: Tensor) -> Tensor:
-        return whole(tensor).to("cpu" if self._keep else "meta") if isinstance(tensor, DTensor) else tensor
+        return whole(tensor).to("cpu" if self._keep else "meta") if is_cut(tensor) else tensor
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Return the weights."""

@@ -31,12 +31,13 @@ from cai.errors import EngineError, InputError, Problem
 from cai.judges.preference_model import PreferenceModel
 from cai.judges.preference_model import head_of as score_head_of
 from cai.losses.logprobs import projected_logprobs, projected_logprobs_and_entropy
+from cai.processes import loads_whole
 from cai.train import packed_attention
 from cai.train.common import wants_bf16
 from cai.train.packing import pack_tokens
 from cai.train.ppo.batch import Inputs, response_mask
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.pieces import Gathered, whole
+from cai.train.ppo.pieces import Gathered, together, whole
 from cai.train.readout import TRIED, beyond_the_head, evaluating, gap_of, packs, run_packed, softcap_of, tried_alone
 
 
@@ -171,7 +172,8 @@ def load_causal(name: str, dtype: torch.dtype, device: torch.device) -> PreTrain
     """
     path = resolve_model(name)
     try:
-        causal: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+        with loads_whole():
+            causal: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EngineError(f"{name}: cannot be loaded: {error}") from error
     causal.to(device)
@@ -232,14 +234,16 @@ def whole_weights(policy: nn.Module) -> dict[str, Tensor]:
     """
     causal = causal_of(policy)
     found = {
-        name.replace(".base_layer.", "."): whole(tensor)
-        for name, tensor in causal.state_dict().items()
+        name.replace(".base_layer.", "."): whole(tensor).detach()
+        for name, tensor in causal.state_dict(keep_vars=True).items()
         if ".lora_" not in name
     }
     for name, module in causal.named_modules():
         if hasattr(module, "get_delta_weight"):
             place = f"{name}.weight"
-            found[place] = found[place].float() + whole(module.get_delta_weight("default")).float()
+            with together(module.parameters()):
+                delta = whole(module.get_delta_weight("default")).detach()
+            found[place] = found[place].float() + delta.float()
     return found
 
 

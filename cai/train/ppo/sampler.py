@@ -121,7 +121,11 @@ class VLLMSampler:
 
     def _save_adapter(self) -> Path:
         network: Any = self._policy.policy
-        adapter = {name: whole(tensor) for name, tensor in network.state_dict().items() if ".lora_" in name}
+        adapter = {
+            name: whole(tensor).detach()
+            for name, tensor in network.state_dict(keep_vars=True).items()
+            if ".lora_" in name
+        }
         network.save_pretrained(self._folder, state_dict=adapter, save_embedding_layers=False)
         return self._folder
 

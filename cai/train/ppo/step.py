@@ -8,23 +8,23 @@ value head would else hold the policy back.
 An update whose loss or gradient is not finite is refused: weights and optimizer stay as they are, the rows are named.
 """
 
-import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather, gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 from cai.errors import TrainingError
 from cai.losses.kl import kl_tokens
 from cai.losses.ppo import policy_loss, value_loss
 from cai.train.ppo.batch import Batch, Minibatch, Sample, make_inputs, plan_minibatches
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.pieces import whole
+from cai.train.ppo.pieces import zero_stage
 from cai.train.ppo.policy import PolicyWithValue
 from cai.train.ppo.rollout import named
+from cai.train.ppo.updates import prepared, updates_of
 
 
 class Sums(NamedTuple):
@@ -69,8 +69,6 @@ class Learner:
     def __init__(self, accelerator: Accelerator, policy: PolicyWithValue, config: PPOConfig, *, pad_id: int) -> None:
         """Prepare network and optimizer for however many processes there are."""
         self.accelerator, self.policy, self.config, self.pad_id = accelerator, policy, config, pad_id
-        # Of the whole process: a training that was interrupted between two micro-batches has left it off.
-        accelerator.sync_gradients = True
         groups = [
             {"params": policy.trunk, "lr": config.learning_rate},
             {"params": list(policy.value_head.parameters()), "lr": config.value_learning_rate},
@@ -79,7 +77,10 @@ class Learner:
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
         self.model: Any
         self.optimizer: Any
-        self.model, self.optimizer = accelerator.prepare(policy, optimizer)
+        self.model, self.optimizer = prepared(accelerator, policy, optimizer, rows=config.micro_batch)
+        self.updates = updates_of(accelerator, self.model, self.optimizer)
+        # DeepSpeed's pieces come together where its engine is called; DDP has nothing to do with scoring.
+        self.scorer = self.model if zero_stage(accelerator) else policy
 
     def plan(self, samples: Sequence[Sample], *, step: int, epoch: int) -> list[Minibatch]:
         """Return an epoch's minibatches as this process takes part in them."""
@@ -109,8 +110,7 @@ class Learner:
         mine, broken = Sums(), []
         for number, rows in enumerate(minibatch.passes):
             is_last = number == len(minibatch.passes) - 1
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                sums = self._pass(batch, rows, share_B, weight=self.accelerator.num_processes / tokens)
+            sums = self._pass(batch, rows, share_B, weight=self.accelerator.num_processes / tokens, last=is_last)
             if not _finite(sums):
                 broken += list(rows)
             mine = mine.plus(sums)
@@ -118,16 +118,16 @@ class Learner:
         if not _finite(sums):
             self._refuse(batch, "loss", gather_object(broken))
         if self.config.target_kl is not None and sums.kl / tokens > self.config.target_kl:
-            self.optimizer.zero_grad(set_to_none=True)
+            self.updates.drop()
             return Update(sums, 0.0, 0.0, applied=False)
-        norms = [self._clipped(weights) for weights in (self.policy.trunk, self.policy.value_head.parameters())]
+        groups = (self.policy.trunk, list(self.policy.value_head.parameters()))
+        norms = [self.updates.clip(weights, self.config.max_grad_norm) for weights in groups]
         if not _finite(norms):
             self._refuse(batch, "gradient", list(minibatch.rows))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.updates.apply()
         return Update(sums, norms[0], norms[1], applied=True)
 
-    def _pass(self, batch: Batch, rows: Sequence[int], share_B: Tensor, *, weight: float) -> Sums:
+    def _pass(self, batch: Batch, rows: Sequence[int], share_B: Tensor, *, weight: float, last: bool = True) -> Sums:
         """Add the gradient of some rows. Without rows, one goes through without weight: DDP waits for every process."""
         chosen = list(rows) or [0]
         device = self.accelerator.device
@@ -167,14 +167,10 @@ class Learner:
         if entropy_BT:
             entropy_sum = (torch.where(mask_BT, entropy_BT[0], 0.0) * share_BT).sum()
             loss = loss - self.config.entropy_coefficient * entropy_sum
-        self.accelerator.backward(loss * weight)
+        self.updates.backward(loss * weight, last=last)
         parts = (policy.loss_sum, value.loss_sum, policy.token_count, policy.clipped_count, value.clipped_count)
         more = (policy.kl_sum, kl_sum, entropy_sum, policy.ratio_max, 1 / policy.ratio_min)
         return Sums(*torch.stack([part.detach().double() for part in (*parts, *more)]).tolist())
-
-    def _clipped(self, weights: Iterable[nn.Parameter]) -> float:
-        norm = self.accelerator.clip_grad_norm_(weights, self.config.max_grad_norm)
-        return 0.0 if norm is None else float(whole(norm))
 
     def _over_processes(self, mine: Sums) -> Sums:
         if self.accelerator.num_processes == 1:
@@ -184,7 +180,7 @@ class Learner:
         return Sums._make([*table[:, :-MAXIMA].sum(0).tolist(), *table[:, -MAXIMA:].amax(0).tolist()])
 
     def _refuse(self, batch: Batch, what: str, rows: Sequence[int]) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.updates.drop()
         blamed = named([batch.samples[row] for row in sorted(set(rows))])
         raise TrainingError(
             f"the {what} is not a finite number ({blamed}); the update was not applied and the last checkpoint is "

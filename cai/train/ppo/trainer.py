@@ -5,6 +5,7 @@ step's number: prompts, seeds and order of updates all come from (seed, step). T
 """
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.held_out import HeldOut
 from cai.train.ppo.importance import corrected
 from cai.train.ppo.monitor import Clock, log_table, peak_memory_mb, readings, shown_samples
-from cai.train.ppo.pieces import Gathered, cut_moments, cuts, refuse_deepspeed
+from cai.train.ppo.pieces import Gathered, cuts
 from cai.train.ppo.policy import Reference, load_policy, merged
 from cai.train.ppo.rollout import add_scores, check_finite, gather_samples, score_tokens
 from cai.train.ppo.sampler import build_sampler
@@ -54,15 +55,20 @@ def run_ppo(config: PPOConfig, reward_fn: RewardFunction | None = None) -> None:
     if reward_fn is None and not config.all_rewards:
         problem = "no preference model is named, and no other reward"
         raise InputError(Problem("reward_model", 0, 0, problem, "give its folder, or a list of rewards"))
-    refuse_deepspeed()
     keep_trackers_local(config)
-    accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=str(config.out / "trackers"))
-    trainer = Trainer(config, accelerator, reward_fn)
+    trainer = Trainer(config, accelerator_of(config), reward_fn)
     try:
         trainer.train()
         trainer.finish()
     finally:
         trainer.answers.close()
+
+
+def accelerator_of(config: PPOConfig) -> Accelerator:
+    """Return accelerate's view of the processes, as a launch config has set them up."""
+    # An update's rows say how many passes it has; a launch config's "auto" is for Transformers' trainers.
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
+    return Accelerator(log_with=list(config.report_to) or None, project_dir=str(config.out / "trackers"))
 
 
 class Trainer:
@@ -107,8 +113,7 @@ class Trainer:
         self.rewards = Rewards.of(reward_fn) if reward_fn else build_rewards(config.all_rewards, device)
         self.learner = Learner(accelerator, policy, config, pad_id=self.renderer.pad_id)
         if saved is not None:
-            checkpoint.load_moments(saved, self.learner.optimizer)
-            cut_moments(self.learner.optimizer)
+            self.learner.updates.load(saved)
         # Nobody writes in the folder before everybody has read it.
         accelerator.wait_for_everyone()
         self.held_out = HeldOut(held_out, config, accelerator, anew=saved is None)
@@ -170,7 +175,7 @@ class Trainer:
         with clock.phase("reference"):
             plan = self.learner.plan(samples, step=step, epoch=0)
             pad_id, device = self.renderer.pad_id, self.accelerator.device
-            logprobs, values = score_tokens(self.learner.policy, samples, plan, pad_id=pad_id, device=device)
+            logprobs, values = score_tokens(self.learner.scorer, samples, plan, pad_id=pad_id, device=device)
             (ref_logprobs,) = score_tokens(
                 lambda inputs: (self.reference(inputs),), samples, plan, pad_id=pad_id, device=device
             )
@@ -203,7 +208,9 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
-        state = self._gathered(self.learner.optimizer)
+        self.learner.updates.save(checkpoint.place(self.config.out / "checkpoints", step))
+        optimizer = self.learner.updates.optimizer
+        state = self._gathered(optimizer)
         ahead = self.answers.ahead()
         if ahead is not None:
             ahead = gather_object(ahead)
@@ -212,7 +219,7 @@ class Trainer:
                 self.config.out / "checkpoints",
                 Progressed(step, self.kl_coefficient, self.seen),
                 model=state,
-                optimizer=state,
+                optimizer=None if optimizer is None else state,
                 about=self.about,
                 reference=self.reference.network if self.reference.moves else None,
                 ahead=ahead,

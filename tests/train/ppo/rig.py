@@ -19,11 +19,13 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cai.processes import part
 from cai.train.ppo.batch import Batch, Sample, make_batch
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.trainer import Trainer, run_ppo
 from cai.train.rewards.sum import RewardFunction
 from cai.types import Dialogue, Message
+from tests.train.zero import without_gpu
 
 CLOCKS = ("seconds", "tokens_per_s")
 
@@ -152,7 +154,10 @@ def main(path: str, dies_at: int = 0, rank: int = 0) -> None:
 
     if "IN_PIECES" in os.environ:
         cut_into_pieces()
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
+        without_gpu()
     run_ppo(PPOConfig.model_validate_json(Path(path).read_text()), reward)
+    part()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataP
 
 from cai.errors import InputError
 from cai.processes import cpu_launch_command
-from cai.train.ppo.pieces import Gathered, cuts, whole
+from cai.train.ppo.pieces import Gathered, cuts, let_go, whole, zero_stage
 from cai.train.ppo.policy import load_policy
 from cai.train.ppo.trainer import run_ppo
 from tests.train.ppo.rig import environment, metrics, settings, vowels, weights
@@ -21,14 +21,16 @@ from tests.train.test_launchers import planned
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_deepspeeds_plan_is_read_and_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+def test_deepspeeds_plan_is_read_and_its_third_stage_cuts_the_weights(
+    monkeypatch: pytest.MonkeyPatch, stage: int
 ) -> None:
     assert planned(f"deepspeed_zero{stage}", monkeypatch, "ppo").use_deepspeed
     plugin: Any = DeepSpeedPlugin()
     assert plugin.deepspeed_config["zero_optimization"]["stage"] == stage
-    with pytest.raises(InputError, match=r"--use_deepspeed: PPO does not train under DeepSpeed; start with .*fsdp2"):
-        run_ppo(settings(tmp_path, tmp_path / "no-model"), vowels)
+    of: Any = SimpleNamespace
+    state = of(distributed_type=DistributedType.DEEPSPEED, state=of(deepspeed_plugin=plugin))
+    assert (zero_stage(state), cuts(state)) == (stage, stage == 3)
+    assert zero_stage(of(state=of(deepspeed_plugin=None))) == 0
 
 
 def test_fsdp2s_plan_is_read_and_cuts_by_the_policys_layers(
@@ -57,6 +59,19 @@ def test_what_is_whole_is_gathered_as_it_is() -> None:
     assert [weight is mine for (_, weight), mine in zip(found.named_parameters(), network.parameters(), strict=True)]
     assert found.state_dict()["state"][0]["exp_avg"] is optimizer.state[network.weight]["exp_avg"]
     assert whole(network.weight) is network.weight
+
+
+def test_frozen_weights_are_copied_once_and_trained_ones_stay() -> None:
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    second.weight = first.weight
+    first.weight.requires_grad_(False)
+    network, shared, trained = torch.nn.Sequential(first, second), first.weight, first.bias
+    let_go(network)
+    assert first.weight is second.weight
+    assert first.weight is not shared
+    assert torch.equal(first.weight, shared)
+    assert not first.weight.requires_grad
+    assert first.bias is trained
 
 
 @pytest.mark.slow
