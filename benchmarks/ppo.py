@@ -120,7 +120,7 @@ class Phases:
 
 def peer(turns: Turns, given: dict[str, Any]) -> None:
     """Take steps of TRL's trainer with the settings that make it do the same."""
-    from transformers import TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl.experimental.ppo import ppo_trainer  # type: ignore[import-not-found]
 
     phases = Phases()
@@ -145,50 +145,52 @@ def peer(turns: Turns, given: dict[str, Any]) -> None:
             turns.wait()
             self._start = time.perf_counter()
 
-    trainer = peer_trainer(given, Steps())
+    tokenizer: Any = AutoTokenizer.from_pretrained(given["model"], padding_side="left")
+    policy: Any = AutoModelForCausalLM.from_pretrained(given["model"], dtype="float32")
+    policy.generation_config.eos_token_id = None
+    trainer = peer_trainer(
+        policy,
+        tokenizer,
+        json.loads(Path(given["ids"]).read_text()),
+        given,
+        [Steps()],
+        per_device_train_batch_size=given["batch"],
+        gradient_accumulation_steps=1,
+        num_ppo_epochs=given["epochs"],
+        total_episodes=given["batch"] * given["steps"],
+        response_length=NEW_TOKENS,
+        learning_rate=RATE,
+    )
     phases.watch(ppo_trainer, trainer)
     trainer.train()
 
 
-def peer_trainer(given: dict[str, Any], steps: Any) -> Any:
-    """Return TRL's trainer."""
+def peer_trainer(
+    policy: Any, tokenizer: Any, ids: list[list[int]], given: dict[str, Any], callbacks: list[Any] | None = None,
+    **settings: Any,
+) -> Any:  # fmt: skip
+    """Return TRL's trainer of a policy on prompts, as its examples make it, with a value model like the reward's."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(given["model"], padding_side="left")
-    policy: Any = AutoModelForCausalLM.from_pretrained(given["model"], dtype="float32")
-    policy.generation_config.eos_token_id = None
     classifier = AutoModelForSequenceClassification
-    rows = Dataset.from_list([{"input_ids": ids} for ids in json.loads(Path(given["ids"]).read_text())])
-    args = PPOConfig(
-        output_dir=str(Path(given["folder"]) / "peer"),
-        per_device_train_batch_size=given["batch"],
-        gradient_accumulation_steps=1,
-        num_mini_batches=1,
-        num_ppo_epochs=given["epochs"],
-        total_episodes=given["batch"] * given["steps"],
-        response_length=NEW_TOKENS,
-        temperature=1.0,
-        learning_rate=RATE,
-        bf16=True,
-        gradient_checkpointing=False,
-        num_sample_generations=0,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-    )
+    rows = Dataset.from_list([{"input_ids": one} for one in ids])
+    shared: dict[str, Any] = {
+        "output_dir": str(Path(given["folder"]) / "peer"), "num_mini_batches": 1, "temperature": 1.0, "bf16": True,
+        "gradient_checkpointing": False, "num_sample_generations": 0, "save_strategy": "no", "report_to": "none",
+        "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
+    }  # fmt: skip
     return PPOTrainer(
-        args=args,
+        args=PPOConfig(**shared, **settings),
         processing_class=tokenizer,
         model=policy,
         ref_model=AutoModelForCausalLM.from_pretrained(given["model"], dtype="bfloat16"),
         reward_model=classifier.from_pretrained(given["reward"], dtype="bfloat16"),
         value_model=classifier.from_pretrained(given["reward"], dtype="float32"),
         train_dataset=rows,
-        eval_dataset=rows,
-        callbacks=[steps],
+        eval_dataset=rows.select(range(min(16, len(rows)))),
+        callbacks=callbacks,
     )
 
 

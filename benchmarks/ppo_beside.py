@@ -25,6 +25,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.ppo import peer_trainer
+
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, EPOCHS, TOKENS, PROMPT_TOKENS, RATE, KL_COEFFICIENT = 16, 2, 32, 128, 1e-5, 0.05
 PIECES = 4
@@ -36,50 +38,28 @@ SMOOTH = 5
 
 def peer(given: dict[str, Any]) -> None:
     """Train as TRL does, in its own environment; write its curve and its policy."""
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-    from trl.experimental.ppo import PPOConfig, PPOTrainer  # type: ignore[import-not-found]
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(given["model"], padding_side="left")
     # Its own is the end of turn: an answer that ends would look like one that is padded.
     tokenizer.pad_token = given["pad"]
-    policy: Any = AutoModelForCausalLM.from_pretrained(given["model"], dtype="float32")
-    classifier = AutoModelForSequenceClassification
-    rows = Dataset.from_list([{"input_ids": ids} for ids in given["ids"]])
-    args = PPOConfig(
-        output_dir=str(Path(given["folder"]) / "trainer"),
+    trainer = peer_trainer(
+        AutoModelForCausalLM.from_pretrained(given["model"], dtype="float32"),
+        tokenizer,
+        given["ids"],
+        given,
         per_device_train_batch_size=BATCH // PIECES,
         gradient_accumulation_steps=PIECES,
         local_rollout_forward_batch_size=BATCH // PIECES,
-        num_mini_batches=1,
         num_ppo_epochs=EPOCHS,
         total_episodes=BATCH * given["steps"],
         response_length=given["tokens"],
         stop_token="eos",
-        temperature=1.0,
         learning_rate=RATE,
         lr_scheduler_type="constant",
         kl_coef=KL_COEFFICIENT,
-        bf16=True,
-        gradient_checkpointing=False,
-        num_sample_generations=0,
-        save_strategy="no",
         logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
         seed=given["seed"],
-    )
-    trainer = PPOTrainer(
-        args=args,
-        processing_class=tokenizer,
-        model=policy,
-        ref_model=AutoModelForCausalLM.from_pretrained(given["model"], dtype="bfloat16"),
-        reward_model=classifier.from_pretrained(given["reward"], dtype="bfloat16"),
-        value_model=classifier.from_pretrained(given["reward"], dtype="float32"),
-        train_dataset=rows,
-        eval_dataset=rows.select(range(min(BATCH, len(rows)))),
     )
     trainer.train()
     curve = [
@@ -98,8 +78,8 @@ def train_peer(python: Path, given: dict[str, Any]) -> list[dict[str, float]]:
     if not (folder / "curve.json").exists():
         (folder / "given.json").write_text(json.dumps(given))
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        command = [str(python), str(Path(__file__)), "--child", str(folder / "given.json")]
-        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+        command = [str(python), "-m", "benchmarks.ppo_beside", "--child", str(folder / "given.json")]
+        subprocess.run(command, check=True, env=environment, stdout=sys.stderr, cwd=ROOT)
     curve: list[dict[str, float]] = json.loads((folder / "curve.json").read_text())
     return curve
 

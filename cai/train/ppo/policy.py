@@ -160,9 +160,7 @@ def _begin_value(head: nn.Linear, folder: str, name: str | None) -> None:
         problem = f"its score reads {score.weight.shape[1]} numbers, and the policy's states have {head.in_features}"
         raise InputError(Problem(folder, 0, 0, problem, "name a preference model of the policy's size"))
     with torch.no_grad():
-        head.weight.copy_(score.weight)
-        if score.bias is not None:
-            head.bias.copy_(score.bias)
+        head.weight.copy_(score.weight)  # a score has no bias
 
 
 def load_causal(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
