@@ -103,6 +103,10 @@ _DISK_SIGNS = (
 """What torch and safetensors say of a disk that refused: they pass no error number on."""
 
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of shells."""
+
+
 def guarded(work: Callable[[], object]) -> int:
     """Run a command's work and return its exit code; a failure on purpose is one message, without a traceback.
 
@@ -116,7 +120,7 @@ def guarded(work: Callable[[], object]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except Exception as error:
         if not disk_refused(error):
             raise

@@ -11,8 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from cai.errors import guarded
-from cai.processes import cpu_launch_command, quiet_libraries, use_cpu_processes
+from cai.errors import INTERRUPTED, guarded
+from cai.processes import cpu_launch_command, part, quiet_libraries, use_cpu_processes
 from cai.successor.entries import ENTRIES
 
 _PR_SET_PDEATHSIG = 1
@@ -29,8 +29,16 @@ def main() -> int:
     quiet_libraries()
     if given.processes > 1 and "RANK" not in os.environ:
         os.execv(sys.executable, launch_command(given.name, given.config, given.processes))
-    entry = ENTRIES[given.name]
-    return guarded(lambda: entry.load_function()(entry.load_config().model_validate_json(given.config.read_bytes())))
+    return guarded(lambda: _run(given.name, given.config))
+
+
+def _run(name: str, config: Path) -> None:
+    entry = ENTRIES[name]
+    try:
+        entry.load_function()(entry.load_config().model_validate_json(config.read_bytes()))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)  # the run tells of it
+    part()
 
 
 def die_with_parent() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cai.constitution import load_constitution
 from cai.engines.embedded import model_digest, resolve_model
-from cai.errors import CaiError
+from cai.errors import INTERRUPTED, CaiError
 from cai.progress import clock
 from cai.records.loaders import load_prompts
 from cai.storage import FolderLock, atomic_write_json
@@ -20,9 +20,6 @@ from cai.successor.prepare import PromptsConfig, run_prepare
 from cai.successor.stage import Fingerprint, begin, fingerprint, finish, state
 
 Say = Callable[[str], None]
-
-INTERRUPTED = 130
-"""Exit code of a process that Ctrl-C ended."""
 
 
 class StageFailedError(CaiError):

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cai.errors import INTERRUPTED
 from cai.successor.child import launch_command
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_launcher_starts_the_same_stage() -> None:
@@ -56,3 +59,18 @@ def test_bad_input_in_a_stage_ends_with_its_exit_code(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.strip() == "nowhere.jsonl: no such file; check the path"
+
+
+def test_an_interrupted_stage_leaves_the_word_to_the_run(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib\n"
+        "def interrupted(self, *args, **kwargs):\n"
+        "    raise KeyboardInterrupt\n"
+        "pathlib.Path.read_bytes = interrupted\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "cai.successor.child", "sft", str(tmp_path / "config.json")],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == INTERRUPTED
+    assert "stopped" not in done.stderr
