@@ -163,8 +163,11 @@ class PPOConfig(TrainConfig):
     from the policy's own start. None begins at 0."""
     value_init_head: str | None = None
     """Which of that model's scores, where it has several."""
+    value_adapter: bool = False
+    """Read values in a pass of their own, by a second adapter of `lora`'s shape: their loss then moves nothing that the
+    policy answers by. For twice the arithmetic of a scoring or training pass."""
     value_learning_rate: float = Field(1e-4, gt=0.0)
-    """Of the value head alone; it starts at 0 and has to catch up with a trained trunk. `learning_rate` is the rest's.
+    """Of the value head, and the values' adapter; it starts at 0 and has to catch up. `learning_rate` is the rest's.
     Both are constant. (TRL 1.12: 3e-6 for both, falling to 0.)"""
     eval_prompts: list[Path] = Field(default_factory=list)
     """Prompts that are not trained on; their answers are scored every `eval_every` steps, always by the same seeds."""
@@ -229,6 +232,8 @@ class PPOConfig(TrainConfig):
             raise ValueError(f"kl_horizon ({self.kl_horizon}) must be at least batch_size ({self.batch_size})")
         if self.value_init_head is not None and self.value_init is None:
             raise ValueError("value_init_head is a score of value_init's model; give that, or remove it")
+        if self.value_adapter and (self.lora is None or self.gradient_checkpointing):
+            raise ValueError("value_adapter is an adapter beside 'lora', and goes without gradient_checkpointing")
         if self.lora is not None and self.lora.dropout > 0:
             raise ValueError("lora.dropout must be 0 in PPO: it would make the ratio to the rollout's policy noise")
         return self

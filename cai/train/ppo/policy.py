@@ -35,6 +35,7 @@ from cai.processes import loads_whole
 from cai.train import packed_attention
 from cai.train.common import wants_bf16
 from cai.train.packing import pack_tokens
+from cai.train.ppo.adapters import POLICY, VALUE, is_values, read_by, with_adapter
 from cai.train.ppo.batch import Inputs, response_mask
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.pieces import Gathered, together, whole
@@ -52,14 +53,17 @@ class PolicyWithValue(nn.Module):
         bf16: bool = False,
         entropy: bool = False,
         in_pieces: bool = False,
+        value_adapter: bool = False,
     ) -> None:
         """Add a head of zeros: all values are 0 until the first update.
 
-        With `entropy`, training passes give it too. `in_pieces` says that the weights will be cut (`pieces`).
+        With `entropy`, training passes give it too. `in_pieces` says that the weights will be cut (`pieces`);
+        `value_adapter` that values are read by an adapter of their own, in a pass of their own.
         """
         super().__init__()
         self.policy = policy
         self.temperature, self.bf16, self.entropy, self.in_pieces = temperature, bf16, entropy, in_pieces
+        self.value_adapter = value_adapter
         self.value_head = nn.Linear(causal_of(policy).config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -73,6 +77,9 @@ class PolicyWithValue(nn.Module):
         hidden_NH, *of_tokens = read_response(
             self.policy, inputs, temperature=self.temperature, bf16=self.bf16, entropy=entropy
         )
+        if self.value_adapter:
+            with read_by(self.policy, VALUE):
+                hidden_NH = read_states(self.policy, inputs, bf16=self.bf16)
         with torch.autocast(hidden_NH.device.type, enabled=False):
             values_N = self.value_head(hidden_NH.float())[:, 0]
         found = (of_tokens[0], values_N, *of_tokens[1:])
@@ -80,8 +87,16 @@ class PolicyWithValue(nn.Module):
 
     @property
     def trunk(self) -> list[nn.Parameter]:
-        """The trained weights of the language model."""
-        return [weight for weight in self.policy.parameters() if weight.requires_grad]
+        """The trained weights that answers are drawn by."""
+        named = self.policy.named_parameters()
+        return [weight for name, weight in named if weight.requires_grad and not is_values(name)]
+
+    @property
+    def value_weights(self) -> list[nn.Parameter]:
+        """The trained weights that only values are read by: the head, and their adapter if they have one."""
+        return [weight for name, weight in self.policy.named_parameters() if is_values(name)] + [
+            *self.value_head.parameters()
+        ]
 
     @property
     def _no_split_modules(self) -> Any:
@@ -117,6 +132,12 @@ def read_response(
         return hidden_NH, projected_logprobs(hidden_NH, head_VH, ids_N, **shaping)
 
 
+def read_states(policy: nn.Module, inputs: Inputs, *, bf16: bool = False) -> Tensor:
+    """Return the hidden states that predict the response's tokens, `hidden_NH`."""
+    with torch.autocast(inputs.mask_BT.device.type, dtype=torch.bfloat16, enabled=bf16):
+        return _hidden(causal_of(policy), inputs)[inputs.packed["read"]]
+
+
 def _hidden(causal: Any, inputs: Inputs) -> Tensor:
     """Return the last hidden states of the sequence, `hidden_SH`."""
     packed = inputs.packed
@@ -140,14 +161,17 @@ def load_policy(config: PPOConfig, device: torch.device, *, in_pieces: bool = Fa
     bf16 = wants_bf16(config.precision)
     narrow = bf16 and config.lora is not None
     causal = load_causal(config.model, torch.bfloat16 if narrow else torch.float32, device)
-    policy: nn.Module = causal if config.lora is None else with_adapter(causal, config)
+    policy: nn.Module = causal if config.lora is None else with_adapter(causal, config, value=config.value_adapter)
     without_dropout(policy)
     if config.gradient_checkpointing:
         _checkpoint_gradients(causal)
     # Only gradient checkpointing asks whether the model is in training.
     policy.train(config.gradient_checkpointing)
     entropy = config.entropy_coefficient > 0
-    model = PolicyWithValue(policy, temperature=config.temperature, bf16=bf16, entropy=entropy, in_pieces=in_pieces)
+    model = PolicyWithValue(
+        policy, temperature=config.temperature, bf16=bf16, entropy=entropy, in_pieces=in_pieces,
+        value_adapter=config.value_adapter,
+    )  # fmt: skip
     if config.value_init is not None:
         _begin_value(model.value_head, str(config.value_init), config.value_init_head)
     return model.to(device)
@@ -193,21 +217,6 @@ def _misread(causal: Any) -> str:
     return f"what PPO reads is off by {gap:.1e}" if gap else ""
 
 
-def with_adapter(causal: PreTrainedModel, config: PPOConfig) -> nn.Module:
-    """Put a trainable low-rank adapter on a model, whose own weights are then frozen."""
-    from peft import LoraConfig, get_peft_model
-
-    assert config.lora is not None
-    settings = LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=0.0,
-        target_modules=config.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    return cast(nn.Module, get_peft_model(causal, settings))
-
-
 def merged(policy: PolicyWithValue, config: PPOConfig, weights: Gathered | None = None) -> PreTrainedModel:
     """Return the trained model whole and in float32; an adapter is merged into a base that is read again, unrounded.
 
@@ -219,7 +228,11 @@ def merged(policy: PolicyWithValue, config: PPOConfig, weights: Gathered | None 
     if config.lora is not None:
         fresh = with_adapter(fresh, config)
     named = (policy if weights is None else weights).named_parameters()
-    trained = {name: weight for name, weight in named if weight.requires_grad and name.startswith("policy.")}
+    trained = {
+        name: weight
+        for name, weight in named
+        if weight.requires_grad and name.startswith("policy.") and not is_values(name)
+    }
     found = fresh.load_state_dict({name.removeprefix("policy."): one for name, one in trained.items()}, strict=False)
     assert not found.unexpected_keys
     return cast(PreTrainedModel, fresh if config.lora is None else fresh.merge_and_unload())
@@ -240,7 +253,7 @@ def whole_weights(policy: nn.Module) -> dict[str, Tensor]:
         if hasattr(module, "get_delta_weight"):
             place = f"{name}.weight"
             with together(module.parameters()):
-                delta = whole(module.get_delta_weight("default")).detach()
+                delta = whole(module.get_delta_weight(POLICY)).detach()
             found[place] = found[place].float() + delta.float()
     return found
 
@@ -275,7 +288,7 @@ class Reference:
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Return `ref_logprobs_BT` of a forward pass's inputs."""
-        adapter_off = cast(Any, self.network).disable_adapter() if self._own_base else contextlib.nullcontext()
+        adapter_off = read_by(self.network, None) if self._own_base else contextlib.nullcontext()
         with torch.no_grad(), adapter_off:
             _, logprobs_N = read_response(
                 self.network, inputs, temperature=self._policy.temperature, bf16=self._policy.bf16

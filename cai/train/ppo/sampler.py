@@ -26,6 +26,7 @@ from cai.engines.loading import Dtype
 from cai.engines.render import Renderer
 from cai.engines.transformers import TransformersEngine
 from cai.errors import InputError, Problem
+from cai.train.ppo.adapters import POLICY
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.pieces import whole
 from cai.train.ppo.policy import Actor, PolicyWithValue, whole_weights
@@ -126,7 +127,9 @@ class VLLMSampler:
             for name, tensor in network.state_dict(keep_vars=True).items()
             if ".lora_" in name
         }
-        network.save_pretrained(self._folder, state_dict=adapter, save_embedding_layers=False)
+        network.save_pretrained(
+            self._folder, state_dict=adapter, selected_adapters=[POLICY], save_embedding_layers=False
+        )
         return self._folder
 
     def interrupt(self) -> None:

@@ -71,7 +71,7 @@ class Learner:
         self.accelerator, self.policy, self.config, self.pad_id = accelerator, policy, config, pad_id
         groups = [
             {"params": policy.trunk, "lr": config.learning_rate},
-            {"params": list(policy.value_head.parameters()), "lr": config.value_learning_rate},
+            {"params": policy.value_weights, "lr": config.value_learning_rate},
         ]
         fused = accelerator.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
@@ -120,7 +120,7 @@ class Learner:
         if self.config.target_kl is not None and sums.kl / tokens > self.config.target_kl:
             self.updates.drop()
             return Update(sums, 0.0, 0.0, applied=False)
-        groups = (self.policy.trunk, list(self.policy.value_head.parameters()))
+        groups = (self.policy.trunk, self.policy.value_weights)
         norms = [self.updates.clip(weights, self.config.max_grad_norm) for weights in groups]
         if not _finite(norms):
             self._refuse(batch, "gradient", list(minibatch.rows))

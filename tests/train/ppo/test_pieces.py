@@ -78,7 +78,10 @@ def test_frozen_weights_are_copied_once_and_trained_ones_stay() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "options",
-    [{"keep": "best", "eval_every": 3, "reference_ema": 0.9, "gradient_checkpointing": True}, {"lora": {"r": 2}}],
+    [
+        {"keep": "best", "eval_every": 3, "reference_ema": 0.9, "gradient_checkpointing": True},
+        {"lora": {"r": 2}, "value_adapter": True},
+    ],
     ids=["whole", "adapter"],
 )
 def test_two_processes_with_the_model_in_pieces_end_where_one_does(

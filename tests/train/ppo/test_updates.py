@@ -51,7 +51,7 @@ def test_what_deepspeed_wrote_is_refused_by_name_without_it(tmp_path: Path) -> N
     "options",
     [
         {"keep": "best", "eval_every": 3, "reference_ema": 0.9},
-        {"lora": {"r": 2}, "target_kl": 2e-5, "learning_rate": 1e-3},
+        {"lora": {"r": 2}, "value_adapter": True, "value_clip": None, "target_kl": 2e-5, "learning_rate": 1e-3},
     ],
     ids=["whole", "adapter"],
 )
