@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from cai.constitution import Principle
 from cai.engines.base import Failure, ScoreRequest
 from cai.errors import StorageError
 from cai.judges.base import Comparison, Verdict
@@ -139,14 +140,14 @@ class DirectionJudge:
         for item in fit:
             yield self._verdict(item, results[item.id])
 
-    def scores(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float]:
-        """Return a score per (dialogue, answer), not a number where it can't be read.
+    def scores(self, answers: Sequence[tuple[Dialogue, str, Principle]]) -> list[float]:
+        """Return a score per answer, not a number where it can't be read; by the direction, whatever the principle.
 
         Meant for answers to one dialogue: over several, what the dialogues are about counts too.
         """
         requests = [
             ScoreRequest(id=str(index), prompt=prompt, candidates=(text,))
-            for index, (prompt, text) in enumerate(answers)
+            for index, (prompt, text, _) in enumerate(answers)
         ]
         found = [math.nan] * len(answers)
         for result in self._engine.answer_states(requests, self._direction.layers):

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from cai.constitution import Principle
 from cai.engines.embedded import model_digest, resolve_model
 from cai.engines.loading import Dtype, Quantization, pick_device, pick_dtype, quantized, whole
 from cai.engines.render import Renderer
@@ -252,9 +253,11 @@ class PreferenceModelJudge:
         """Yield one verdict per comparison, in their order."""
         return verdicts(comparisons, self._compare, window=WINDOW)
 
-    def scores(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float]:
-        """Return a score per (dialogue, answer); only differences between answers to one dialogue mean something."""
-        return self._model.score(answers)
+    def scores(self, answers: Sequence[tuple[Dialogue, str, Principle]]) -> list[float]:
+        """Return a score per answer; only differences mean something, to one dialogue and by one principle."""
+        said = [(prompt, text) for prompt, text, _ in answers]
+        told_by = [principle.text for *_, principle in answers] if self.by_principle else None
+        return self._model.score(said, principles=told_by)
 
     def _compare(self, fit: Sequence[Comparison]) -> Iterator[Verdict]:
         answers = [(item.prompt, text) for item in fit for text in (item.response_a, item.response_b)]

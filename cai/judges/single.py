@@ -20,8 +20,8 @@ SCORING = ("direction", "pointwise", "preference_model")
 class Scorer(Protocol):
     """A judge that gives a single answer a score, comparable with those of other answers to the same dialogue."""
 
-    def scores(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float]:
-        """Return a score per (dialogue, answer); not a number where there is none."""
+    def scores(self, answers: Sequence[tuple[Dialogue, str, Principle]]) -> list[float]:
+        """Return a score per answer, by its principle if the judge reads one; not a number where there is none."""
         ...
 
 
@@ -30,7 +30,7 @@ def answer_scores(judge: Judge, answers: Sequence[tuple[Dialogue, str, Principle
     if isinstance(judge, PointwiseJudge):
         return [rating.expected if isinstance(rating, Rating) else math.nan for rating in judge.rate(answers)]
     if isinstance(judge, Scorer):
-        return judge.scores([(dialogue, text) for dialogue, text, _ in answers])
+        return judge.scores(answers)
     return None
 
 

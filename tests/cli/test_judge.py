@@ -69,8 +69,8 @@ class Long:
 
     name, model, by_principle = "direction", "none", False
 
-    def scores(self, answers: list[tuple[object, str]]) -> list[float]:
-        return [float(len(text)) for _, text in answers]
+    def scores(self, answers: list[tuple[object, str, object]]) -> list[float]:
+        return [float(len(text)) for _, text, _ in answers]
 
 
 def test_single_answers_are_audited_by_their_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

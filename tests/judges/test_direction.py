@@ -10,7 +10,7 @@ from cai.judges.contrasts import Contrasts
 from cai.judges.direction import WINDOW, Direction, DirectionJudge, middle_layers
 from cai.judges.pairwise import sigmoid
 from tests.judges.planted import HIDDEN, LAYERS, StateEngine, answers, contrasts, lengths, pairs, planted
-from tests.judges.samples import HI, comparison, one
+from tests.judges.samples import HI, KIND, comparison, one
 
 
 def fitted(count: int = 300) -> Direction:
@@ -180,7 +180,7 @@ def test_what_cannot_be_told_is_an_abstention(a: str, b: str, reason: str) -> No
 
 def test_single_answers_are_scored_as_the_comparison_scores_them() -> None:
     judge = judge_of(StateEngine())
-    scores = judge.scores([(HI, "kind words"), (HI, "unreadable"), (HI, "cruel words")])
+    scores = judge.scores([(HI, text, KIND) for text in ("kind words", "unreadable", "cruel words")])
     assert math.isnan(scores[1])
     assert scores[0] > scores[2]
     prob = one(judge, comparison("kind words", "cruel words")).prob_a

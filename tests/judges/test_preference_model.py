@@ -215,3 +215,14 @@ def test_a_mark_is_read_off_the_folder(two: str, folder: Path, tiny_model_dir: P
     assert mark.heads == ("harmless",)
     assert mark.wording is not None
     assert PreferenceModel.load(str(one), principle="Be kind.").score(answers(1))
+
+
+def test_single_answers_are_scored_by_their_principle_where_the_model_reads_one(
+    tiny_model_dir: Path, judge: PreferenceModel, tmp_path: Path
+) -> None:
+    asked = [(dialogue, answer, PRINCIPLE) for dialogue, answer in answers(3)]
+    assert PreferenceModelJudge(judge).scores(asked) == judge.score(answers(3))
+    told = PreferenceModel.load(str(classifier(tiny_model_dir, tmp_path / "told", told=True)))
+    found = PreferenceModelJudge(told).scores(asked)
+    assert found == told.score(answers(3), principles=[PRINCIPLE.text] * 3)
+    assert found != told.score(answers(3), principles=["Be kind."] * 3)

@@ -3,7 +3,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
-from cai.constitution import load_constitution
+from cai.constitution import Principle, load_constitution
 from cai.engines.scripted import ScriptedEngine
 from cai.judges.base import Comparison, Verdict
 from cai.judges.contrastive import ContrastiveJudge
@@ -30,8 +30,8 @@ class ByLength:
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         raise AssertionError("nothing is compared")
 
-    def scores(self, given: Sequence[tuple[Dialogue, str]]) -> list[float]:
-        return [math.nan if text == self._broken else float(len(text)) for _, text in given]
+    def scores(self, given: Sequence[tuple[Dialogue, str, Principle]]) -> list[float]:
+        return [math.nan if text == self._broken else float(len(text)) for _, text, _ in given]
 
 
 def test_the_area_by_hand() -> None:

@@ -45,8 +45,8 @@ class Scores(Compares):
     name = model = "scores"
     by_principle = False
 
-    def scores(self, answers: Sequence[tuple[Dialogue, str]]) -> list[float]:
-        return [math.nan if "silent" in text else worth(text) for _, text in answers]
+    def scores(self, answers: Sequence[tuple[Dialogue, str, Principle]]) -> list[float]:
+        return [math.nan if "silent" in text else worth(text) for _, text, _ in answers]
 
 
 def rates(request: ScoreRequest, candidate: str) -> float:
