@@ -65,7 +65,6 @@ def inspect(
     from rich.console import Console
 
     from cai.cli.data_tables import show_rows
-    from cai.engines.embedded import resolve_model
     from cai.engines.render import Renderer
     from cai.errors import InputError, Problem
     from cai.train.checks import measure_chats, measure_pairs, rows_of
@@ -78,9 +77,9 @@ def inspect(
         raise InputError(Problem(", ".join(map(str, files)), 0, 0, "no rows", "name a file that has some"))
     if heads and "messages" in first[1]:
         raise InputError(Problem("--head", 0, 0, "the rows are chats, which teach no score", "leave it out"))
-    from transformers import AutoTokenizer
+    from cai.engines.loading import read_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(model))
+    tokenizer = read_tokenizer(model)
     renderer, rows = Renderer(tokenizer), rows_of(files)
     taught = (lambda place, row: head_of(place, row, heads)) if heads else None
     items = measure_chats(rows, renderer) if "messages" in first[1] else measure_pairs(rows, renderer, head=taught)[0]

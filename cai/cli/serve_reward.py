@@ -192,19 +192,14 @@ def serve_reward(
 
     cai serve-reward runs/reward/model --port 5000
     """
-    from transformers import AutoTokenizer
-
-    from cai.engines.embedded import resolve_model
     from cai.judges.preference_model import PreferenceModel, check_asked
 
     if check_asked(folder, head=head).wording is not None:
         problem = "this preference model judges by a principle, and requests name none"
         raise InputError(Problem(folder, 0, 0, problem, "serve one that was trained without principle_conditioned"))
     model = PreferenceModel.load(folder, head=head)
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(folder))
-
     server = reward_server(
-        model.score_ids, reading(model.renderer, tokenizer, max_length=max_length), host=host, port=port
+        model.score_ids, reading(model.renderer, model.renderer.tokenizer, max_length=max_length), host=host, port=port
     )
     print(f"http://{host}:{server.server_address[1]}/get_reward", flush=True)
     try:

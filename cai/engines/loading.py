@@ -1,10 +1,13 @@
 """A model for inference: where its weights go, in which type, quantised or with an adapter."""
 
+import contextlib
 import logging
+from collections.abc import Collection, Iterator
 from importlib import util
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from cai.errors import EngineError, MissingDependencyError
@@ -25,7 +28,7 @@ def load_model(
     path = resolve_model(model)
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
-    try:
+    with readable(model):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=kind,
@@ -33,9 +36,7 @@ def load_model(
             output_loading_info=True,
             **quantized(quantization, kind, place),
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{model}: cannot be loaded: {error}") from error
+        tokenizer = read_tokenizer(model)
     network = whole(model, loaded)
     revision = model_digest(path) + ("" if quantization == "none" else f"+{quantization}")
     if adapter is not None:
@@ -46,13 +47,35 @@ def load_model(
     return network.eval().requires_grad_(False), tokenizer, revision
 
 
-def whole(model: str, loaded: Any) -> Any:
+@contextlib.contextmanager
+def readable(model: str, *, part: str = "") -> Iterator[None]:
+    """Raise EngineError, with the name that a model was given by, where its files can't be read."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" .:")
+        fix = "name a folder that has all of a model and its tokenizer, or a hub id"
+        raise EngineError(f"{model}: {part}cannot be loaded: {said}; {fix}") from error
+
+
+def read_tokenizer(model: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Return a model's tokenizer; raises as `load_model` does."""
+    from cai.engines.embedded import resolve_model
+
+    path = resolve_model(model)
+    with readable(model, part="its tokenizer "):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+    return tokenizer
+
+
+def whole(model: str, loaded: Any, *, but: Collection[str] = ()) -> Any:
     """Return the network of `from_pretrained(…, output_loading_info=True)`.
 
-    Raises EngineError when the files lack weights of it: Transformers draws those at random, and only warns.
+    Raises EngineError when the files lack weights of it, `but` for those: Transformers draws them at random, and only
+    warns.
     """
     network, info = loaded
-    if absent := sorted(info["missing_keys"]):
+    if absent := sorted(set(info["missing_keys"]) - set(but)):
         shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
         raise EngineError(f"{model}: the files have no weights for {shown}")
     for layer in network.modules():  # bitsandbytes' fast layout on a CPU has blocks of 32 x 64; others go without it

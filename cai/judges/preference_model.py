@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from cai.constitution import Principle
 from cai.engines.embedded import model_digest, resolve_model
-from cai.engines.loading import Dtype, Quantization, pick_device, pick_dtype, quantized, whole
+from cai.engines.loading import Dtype, Quantization, pick_device, pick_dtype, quantized, read_tokenizer, readable, whole
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.base import Comparison, Verdict
@@ -43,7 +43,8 @@ def check_asked(folder: str, *, head: str | None = None, principle: str | None =
     for a principle that it would not read. That it reads one and is told none is the caller's to refuse.
     """
     path = resolve_model(folder)
-    config = AutoConfig.from_pretrained(path)
+    with readable(folder):
+        config = AutoConfig.from_pretrained(path)
     if not is_classifier(config) or (config.num_labels != 1 and not heads_of(config)):
         raise InputError(Problem(folder, 0, 0, "not a preference model", "name the model folder of a reward stage"))
     mark = Mark(heads_of(config), wording_in(get_tokenizer_config(path)))
@@ -106,10 +107,10 @@ class PreferenceModel:
         """
         check_asked(folder, head=head, principle=principle)
         path = resolve_model(folder)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = read_tokenizer(folder)
         place = pick_device(device)
         kind = pick_dtype(dtype, place)
-        with loads_whole():
+        with loads_whole(), readable(folder):
             loaded: Any = AutoModelForSequenceClassification.from_pretrained(
                 path, dtype=kind, output_loading_info=True, **quantized(quantization, kind, place)
             )

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from cai.engines.embedded import resolve_model
-from cai.engines.loading import whole
+from cai.engines.loading import read_tokenizer, readable, whole
 from cai.errors import InputError, Problem
 from cai.judges.heads import heads_of, is_classifier
 from cai.train.common import save_model
@@ -46,14 +46,16 @@ def average_models(folders: Sequence[str | Path], out: Path, *, shares: Sequence
             if value.is_floating_point():
                 mean[name] = mean.get(name, 0.0) + share * value.double()
     first.load_state_dict({name: value.float() for name, value in mean.items()}, strict=False)
-    tokenizer = AutoTokenizer.from_pretrained(paths[0])
+    tokenizer = read_tokenizer(paths[0])
     save_model(first, tokenizer, out, constitutions=constitutions_of(models=paths))
 
 
 def _load(path: str) -> Any:
-    scores = is_classifier(AutoConfig.from_pretrained(path))
-    auto: Any = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-    return whole(path, auto.from_pretrained(path, dtype=torch.float32, output_loading_info=True))
+    with readable(path):
+        scores = is_classifier(AutoConfig.from_pretrained(path))
+        auto: Any = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+        loaded = auto.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    return whole(path, loaded)
 
 
 def _same_heads(paths: Sequence[str]) -> None:

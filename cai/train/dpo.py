@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from cai.engines.embedded import model_digest, resolve_model
+from cai.engines.loading import read_tokenizer
 from cai.engines.render import Renderer
 from cai.losses.dpo import dpo, implicit_rewards
 from cai.losses.hinge import hinge
@@ -168,7 +169,7 @@ def run_dpo(config: DPOConfig) -> None:
     """
     prepare_process(config.seed)
     path = resolve_model(config.model)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer: Any = read_tokenizer(config.model)
     renderer = Renderer(tokenizer)
     items, dropped = measure_pairs(rows_of(config.data), renderer)
     pairs, dropped = pairs_of(items, config.data, dropped, max_length=config.max_length)

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoModelForCausalLM, PrinterCallback
 
 from cai.engines.embedded import resolve_model
+from cai.engines.loading import read_tokenizer, readable, whole
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem, TrainingError
 from cai.judges.trl_reward import TRLReward
@@ -72,7 +73,7 @@ def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> N
         raise InputError(Problem("reward_model", 0, 0, problem, "give its folder, or a list of rewards"))
     check_sources([] if reward_fn else config.all_rewards)
     path = resolve_model(config.model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(path, padding_side="left", trust_remote_code=False)
+    tokenizer: Any = read_tokenizer(config.model, padding_side="left")
     prompts, too_long = _usable(config, Renderer(tokenizer))
     args = _arguments(config)
     prepare_process(config.seed)
@@ -162,7 +163,11 @@ def _trainer(
     import trl
 
     rows = [{"prompt": [turn._asdict() for turn in prompt.messages]} for prompt in prompts]
-    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32", trust_remote_code=False)
+    with readable(config.model):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype="float32", trust_remote_code=False, output_loading_info=True
+        )
+    model = whole(config.model, loaded)
     cls: Any = trl.GRPOTrainer if isinstance(config, GRPOConfig) else trl.RLOOTrainer
     adapter = None
     if config.lora is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.utils import is_liger_kernel_available
 
+from cai.engines.loading import readable, whole
 from cai.errors import InputError, MissingDependencyError, Problem
 from cai.judges.heads import heads_of, labels_of
 from cai.processes import loads_whole
@@ -18,6 +19,9 @@ from cai.train.readout import use_packing
 
 HEADS = ["lm_head", "score"]
 """Layers that stay in full precision."""
+
+SCORE = "score.weight"
+"""What a language model lacks as a preference model, and is drawn for it."""
 
 
 def check_extras(config: EpochsConfig) -> None:
@@ -32,22 +36,20 @@ def check_extras(config: EpochsConfig) -> None:
 def load_packed(auto: Any, path: str, config: EpochsConfig, device: torch.device, **options: Any) -> Any:
     """Return a model of an auto class on its device, in float32 or quantised, switched to packed attention.
 
-    Raises InputError for a model that can't be trained on packed rows.
+    Raises InputError for a model that can't be trained on packed rows, EngineError for files that are not all of one.
     """
-    with loads_whole():
-        if config.quantization == "none":
-            model = auto.from_pretrained(path, dtype="float32", **options).to(device)
-        else:
-            model = _in_4bit(auto, path, config, device, **options)
-        return use_packing(model, path)
+    is_quantized = config.quantization != "none"
+    options |= _four_bits(config, device) if is_quantized else {}
+    with loads_whole(), readable(config.model):
+        loaded = auto.from_pretrained(path, dtype="float32", output_loading_info=True, **options)
+    model = whole(config.model, loaded, but=[SCORE])
+    return use_packing(_prepared(model) if is_quantized else model.to(device), path)
 
 
-def _in_4bit(auto: Any, path: str, config: EpochsConfig, device: torch.device, **options: Any) -> Any:
-    from peft import prepare_model_for_kbit_training
+def _four_bits(config: EpochsConfig, device: torch.device) -> dict[str, Any]:
+    """Return what `from_pretrained` is told to load linear layers in 4 bits."""
     from transformers import BitsAndBytesConfig
 
-    # bitsandbytes tells of every cast, once per layer and step.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",  # Dettmers et al. 2023, arXiv 2305.14314, section 3
@@ -55,11 +57,17 @@ def _in_4bit(auto: Any, path: str, config: EpochsConfig, device: torch.device, *
         bnb_4bit_compute_dtype=torch.bfloat16 if wants_bf16(config.precision) else torch.float32,
         llm_int8_skip_modules=HEADS,
     )
-    model = auto.from_pretrained(
-        path, dtype="float32", quantization_config=quantized, device_map={"": device}, **options
-    ).train()  # as `evaluating` wants it
-    prepared: Any = prepare_model_for_kbit_training
-    return prepared(model, use_gradient_checkpointing=False)  # Trainer sees to that
+    return {"quantization_config": quantized, "device_map": {"": device}}
+
+
+def _prepared(model: Any) -> Any:
+    from peft import prepare_model_for_kbit_training
+
+    # bitsandbytes tells of every cast, once per layer and step.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    prepare: Any = prepare_model_for_kbit_training
+    model.train()  # as `evaluating` wants it
+    return prepare(model, use_gradient_checkpointing=False)  # Trainer sees to that
 
 
 def with_adapter(model: Any, config: EpochsConfig, *, task: str, keep: Sequence[str] = ()) -> Any:

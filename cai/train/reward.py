@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from cai.engines.embedded import resolve_model
+from cai.engines.loading import read_tokenizer
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.conditioned import remember, wording_of
@@ -81,7 +82,7 @@ def run_reward(config: RewardConfig) -> None:
     """
     prepare_process(config.seed)
     path = resolve_model(config.model)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer: Any = read_tokenizer(config.model)
     renderer = Renderer(tokenizer)
     check_start(config.model, path, config.heads)
     principle = reads_principles(config, tokenizer)

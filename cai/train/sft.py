@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from cai.engines.embedded import resolve_model
+from cai.engines.loading import read_tokenizer
 from cai.engines.render import Renderer
 from cai.train.checks import findings, measure_chats, rows_of
 from cai.train.common import alone
@@ -44,7 +45,7 @@ def run_sft(config: SFTConfig) -> None:
     """
     prepare_process(config.seed)
     path = resolve_model(config.model)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer: Any = read_tokenizer(config.model)
     renderer = Renderer(tokenizer)
     items = measure_chats(rows_of(config.data), renderer)
     examples, dropped = chats_of(items, config.data, max_length=config.max_length)

@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cai.engines.embedded import resolve_model
-from cai.errors import EngineError, InputError, Problem
+from cai.engines.loading import readable
+from cai.engines.loading import whole as whole_model
+from cai.errors import InputError, Problem
 from cai.judges.preference_model import PreferenceModel
 from cai.judges.preference_model import head_of as score_head_of
 from cai.losses.logprobs import projected_logprobs, projected_logprobs_and_entropy
@@ -190,15 +192,14 @@ def _begin_value(head: nn.Linear, folder: str, name: str | None) -> None:
 def load_causal(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """Load a language model by folder, hub id or ``embedded``, switched to packed attention if that gives the same.
 
-    Raises InputError for one that PPO can't score.
+    Raises InputError for one that PPO can't score, EngineError for files that are not all of a model.
     """
     path = resolve_model(name)
-    try:
-        with loads_whole():
-            causal: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{name}: cannot be loaded: {error}") from error
-    causal.to(device)
+    with loads_whole(), readable(name):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+    causal = whole_model(name, loaded).to(device)
     if why := beyond_the_head(causal) or _misread(causal):
         what = f"the model's logits are more than the product with its head and a soft cap: {why}"
         raise InputError(Problem(name, 0, 0, what, "use a model without that for PPO"))

@@ -13,9 +13,8 @@ from typing import Any, cast
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from cai.engines.embedded import resolve_model
+from cai.engines.loading import read_tokenizer
 from cai.engines.render import Renderer
 from cai.errors import InputError, Problem
 from cai.judges.preference_model import check_asked
@@ -79,7 +78,7 @@ class Trainer:
         self.config, self.accelerator = config, accelerator
         device = accelerator.device
         in_pieces = cuts(accelerator)
-        self.tokenizer = _tokenizer(config.model)
+        self.tokenizer = read_tokenizer(config.model)
         if reward_fn is None:
             check_sources(config.all_rewards)
         if config.value_init is not None:
@@ -285,14 +284,6 @@ def refuse_common(prompts: Sequence[Prompt], held_out: Sequence[Prompt], config:
     if common:
         problem = f"{len(common)} of its prompts are trained on"
         raise InputError(Problem(str(config.eval_prompts[0]), 0, 0, problem, "take them out of one of the two"))
-
-
-def _tokenizer(model: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(model), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(Problem(model, 0, 0, f"no tokenizer: {error}", "save the model with its tokenizer")) from error
-    return cast(PreTrainedTokenizerBase, tokenizer)
 
 
 def _flat(plain: dict[str, Any]) -> dict[str, int | float | str | bool]:

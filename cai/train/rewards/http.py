@@ -79,11 +79,9 @@ class Asker:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        from cai.engines.loading import read_tokenizer
 
-        from cai.engines.embedded import resolve_model
-
-        return AutoTokenizer.from_pretrained(resolve_model(str(self._entry.tokenizer)), trust_remote_code=False)
+        return read_tokenizer(str(self._entry.tokenizer))
 
 
 def turns_of(dialogue: Dialogue) -> list[dict[str, str]]:
