@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.exact import in_processes, report
 from cai.processes import rank, world
-from cai.train.ppo import checkpoint, rollout
+from cai.train.ppo import checkpoint, rollout, updates
 from cai.train.ppo import trainer as ppo
 from cai.train.ppo.step import Learner, Update
 from cai.types import Dialogue
@@ -165,7 +165,7 @@ def break_something(name: str) -> None:
     if name == "coefficient":
         checkpoint.read_state = forgets
     elif name == "moments":
-        checkpoint.load_moments = lambda path, optimizer: None
+        updates.load_moments = lambda path, optimizer: None
     elif name == "draws":
         ppo.set_seed = lambda seed: None
 
