@@ -33,12 +33,15 @@ def wait_for_all() -> None:
         PartialState().wait_for_everyone()
 
 
-def part() -> None:
-    """Take leave of the other processes when all is done: else a process may abort while Python ends it."""
+def part(*, failed: bool = False) -> None:
+    """Take leave of the other processes at the end: else one may abort while Python ends it.
+
+    After a failure only of those on CPUs: NCCL would wait for what the others may never do.
+    """
     if world() > 1:
         from torch import distributed
 
-        if distributed.is_initialized():
+        if distributed.is_initialized() and (not failed or distributed.get_backend() == "gloo"):
             distributed.destroy_process_group()
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cai.processes import is_main, quiet_libraries, rank, wait_for_all, world
+from cai.processes import cpu_launch_command, is_main, quiet_libraries, rank, wait_for_all, world
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +79,23 @@ def test_other_libraries_are_kept_quiet_unless_a_person_asked_for_them(monkeypat
     finally:
         logging.getLogger("peft").setLevel(level)
         monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+
+
+PARTS = """
+from accelerate import PartialState
+from torch import distributed
+from cai.processes import part
+PartialState(cpu=True)
+assert distributed.is_initialized()
+part(failed=True)
+assert not distributed.is_initialized()
+part()
+"""
+
+
+def test_processes_take_leave_of_each_other(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(PARTS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = cpu_launch_command(2, [str(tmp_path / "script.py")])
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

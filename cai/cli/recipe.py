@@ -26,12 +26,9 @@ def run_recipe(cls: type[C], run: Callable[[C], object], *, about: str) -> None:
     given = parser.parse_args()
     become_many()
     quiet_libraries()
-
-    def work() -> None:
-        run(load_config(cls, given.config, given.settings))
-        part()
-
-    sys.exit(guarded(work))
+    code = guarded(lambda: run(load_config(cls, given.config, given.settings)))
+    part(failed=code != 0)
+    sys.exit(code)
 
 
 def _keys(cls: type[Config]) -> str:

@@ -29,7 +29,9 @@ def main() -> int:
     quiet_libraries()
     if given.processes > 1 and "RANK" not in os.environ:
         os.execv(sys.executable, launch_command(given.name, given.config, given.processes))
-    return guarded(lambda: _run(given.name, given.config))
+    code = guarded(lambda: _run(given.name, given.config))
+    part(failed=code != 0)
+    return code
 
 
 def _run(name: str, config: Path) -> None:
@@ -38,7 +40,6 @@ def _run(name: str, config: Path) -> None:
         entry.load_function()(entry.load_config().model_validate_json(config.read_bytes()))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)  # the run tells of it
-    part()
 
 
 def die_with_parent() -> None:

@@ -156,7 +156,7 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(
 ONE_RANK_BREAKS = """
 import sys
 from cai.errors import TrainingError
-from cai.processes import become_many, rank
+from cai.processes import become_many, part, rank
 become_many()
 from cai.train import sft
 from cai.train.configs import SFTConfig
@@ -169,6 +169,7 @@ try:
     sft.run_sft(SFTConfig.model_validate_json(open(sys.argv[1]).read()))
 except TrainingError as error:
     open(sys.argv[1] + f".rank{rank()}", "w").write(str(error))
+part(failed=True)
 """
 
 
