@@ -89,7 +89,7 @@ def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> N
     trainer.train(resume_from_checkpoint=str(saved) if saved else None)
     trainer.accelerator.wait_for_everyone()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    weights = trainer.accelerator.get_state_dict(trainer.model)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if is_main():
         under = constitutions_of(models=[config.model, *map(str, folders_of(config.all_rewards))])
         save_model(

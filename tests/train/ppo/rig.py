@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -117,6 +118,33 @@ def environment(**more: str) -> dict[str, str]:
     """Return the environment of a training in processes of its own; main says what `more` may be."""
     root = str(Path(__file__).parents[3])
     return {**os.environ, "PYTHONPATH": root, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **more}
+
+
+def alone_and_cut(folder: Path, model: Path, options: dict[str, Any]) -> tuple[PPOConfig, PPOConfig]:
+    """Train in this process; return that run's config, and the same for several, which is in config.json, too."""
+    changes: dict[str, Any] = {
+        "steps": 4, "save_every": 2, "batch_size": 7, "micro_batch": 1, "learning_rate": 1e-4, **options,
+    }  # fmt: skip
+    if "keep" in options:
+        changes["eval_prompts"] = [folder / "held_out.jsonl"]
+        changes["eval_prompts"][0].write_text("".join(json.dumps({"prompt": f"And {n}?"}) + "\n" for n in range(3)))
+    alone, cut = (settings(folder / name, model, **changes) for name in ("alone", "cut"))
+    run_ppo(alone, vowels)
+    (folder / "config.json").write_text(cut.model_dump_json())
+    return alone, cut
+
+
+def assert_ended_alike(alone: PPOConfig, cut: PPOConfig) -> None:
+    """Hold two processes' steps and weights to those of one, which have moved."""
+    steps = metrics(cut.out)
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    for single, double in zip(metrics(alone.out), steps, strict=True):
+        assert double == pytest.approx(single, abs=1e-4, rel=1e-4)
+    start, expected, found = load_file(Path(alone.model) / "model.safetensors"), weights(alone.out), weights(cut.out)
+    assert expected.keys() == found.keys()
+    assert max(float((expected[name] - found[name]).abs().max()) for name in expected) <= 1e-6
+    assert max(float((expected[name] - start[name]).abs().max()) for name in expected) > 1e-5
+    assert json.loads((cut.out / "result.json").read_text())["processes"] == 2
 
 
 def cut_into_pieces() -> None:

@@ -1,6 +1,5 @@
 """Weights in pieces: accelerate's FSDP2 by the launch config that users have, on two processes without a GPU."""
 
-import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +13,7 @@ from cai.errors import InputError
 from cai.processes import cpu_launch_command
 from cai.train.ppo.pieces import Gathered, cuts, let_go, whole, zero_stage
 from cai.train.ppo.policy import load_policy
-from cai.train.ppo.trainer import run_ppo
-from tests.train.ppo.rig import environment, metrics, settings, vowels, weights
+from tests.train.ppo.rig import alone_and_cut, assert_ended_alike, environment, settings
 from tests.train.ppo.test_trainer import RIG
 from tests.train.test_launchers import planned
 
@@ -88,16 +86,8 @@ def test_two_processes_with_the_model_in_pieces_end_where_one_does(
     tmp_path: Path, tiny_model_dir: Path, options: dict[str, Any]
 ) -> None:
     """Of the whole model's, one process is killed in step 4, and both go on from the checkpoint of step 2."""
-    changes: dict[str, Any] = {
-        "steps": 4, "save_every": 2, "batch_size": 7, "micro_batch": 1, "learning_rate": 1e-4, **options,
-    }  # fmt: skip
-    if "keep" in options:
-        changes["eval_prompts"] = [tmp_path / "held_out.jsonl"]
-        changes["eval_prompts"][0].write_text("".join(json.dumps({"prompt": f"And {n}?"}) + "\n" for n in range(3)))
-    alone, cut = (settings(tmp_path / name, tiny_model_dir, **changes) for name in ("alone", "cut"))
-    run_ppo(alone, vowels)
+    alone, cut = alone_and_cut(tmp_path, tiny_model_dir, options)
     path = tmp_path / "config.json"
-    path.write_text(cut.model_dump_json())
     for words in ([],) if "lora" in options else (["4", "1"], []):
         done = subprocess.run(
             cpu_launch_command(2, [RIG, str(path), *words]), env=environment(IN_PIECES="1"), capture_output=True,
@@ -105,11 +95,4 @@ def test_two_processes_with_the_model_in_pieces_end_where_one_does(
         )  # fmt: skip
         assert (done.returncode == 0) == (not words), done.stderr[-3000:]
         assert done.stderr.count("in pieces: LlamaDecoderLayer") == 2
-    assert [row["step"] for row in metrics(cut.out)] == [1, 2, 3, 4]
-    for single, double in zip(metrics(alone.out), metrics(cut.out), strict=True):
-        assert double == pytest.approx(single, abs=1e-4, rel=1e-4)
-    start, expected, found = weights(tiny_model_dir.parent, tiny_model_dir.name), weights(alone.out), weights(cut.out)
-    assert expected.keys() == found.keys()
-    assert max(float((expected[name] - found[name]).abs().max()) for name in expected) <= 1e-6
-    assert max(float((expected[name] - start[name]).abs().max()) for name in expected) > 1e-5
-    assert json.loads((cut.out / "result.json").read_text())["processes"] == 2
+    assert_ended_alike(alone, cut)
