@@ -3,11 +3,16 @@
 `accelerate launch` tells each process its rank through the environment; without it there is one.
 """
 
+import atexit
 import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from cai.errors import StorageError
 
 
 def rank() -> int:
@@ -33,16 +38,20 @@ def wait_for_all() -> None:
         PartialState().wait_for_everyone()
 
 
-def part(*, failed: bool = False) -> None:
-    """Take leave of the other processes at the end: else one may abort while Python ends it.
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, once what asked to run at the end has run, but without Python's own end.
 
-    After a failure only of those on CPUs: NCCL would wait for what the others may never do.
+    There a thread inside torch (a gloo worker, a rollout drawn ahead) that asks for the interpreter would be ended
+    inside C++ that can't be unwound, and abort the process. The children of `multiprocessing` are left like this, too.
     """
-    if world() > 1:
-        from torch import distributed
-
-        if distributed.is_initialized() and (not failed or distributed.get_backend() == "gloo"):
-            distributed.destroy_process_group()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or StorageError.exit_code
+    os._exit(code)
 
 
 def cpu_launch_command(processes: int, target: Sequence[str]) -> list[str]:

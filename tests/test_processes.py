@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cai.processes import cpu_launch_command, is_main, quiet_libraries, rank, wait_for_all, world
+from cai.processes import is_main, quiet_libraries, rank, wait_for_all, world
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,13 +35,14 @@ def test_one_process_waits_for_nobody_and_loads_nothing() -> None:
 LATE_RANK = """
 import sys, time
 from pathlib import Path
-from cai.processes import is_main, wait_for_all
+from cai.processes import is_main, leave, wait_for_all
 written = Path(sys.argv[1])
 if is_main():
     time.sleep(1)
     written.touch()
 wait_for_all()
 assert written.exists(), "went on before the others had come"
+leave(0)
 """
 
 
@@ -81,21 +82,35 @@ def test_other_libraries_are_kept_quiet_unless_a_person_asked_for_them(monkeypat
         monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
 
 
-PARTS = """
-from accelerate import PartialState
-from torch import distributed
-from cai.processes import part
-PartialState(cpu=True)
-assert distributed.is_initialized()
-part(failed=True)
-assert not distributed.is_initialized()
-part()
+LEAVES = """
+import atexit, sys, threading, time
+import torch
+from cai.processes import leave
+def busy():
+    while True:
+        torch.randn(300, 300) @ torch.randn(300, 300)
+def slow():
+    time.sleep(0.3)
+    print("waited", end=" ")
+atexit.register(print, "ended", end=" ")
+threading.Thread(target=slow).start()
+threading.Thread(target=busy, daemon=True).start()
+time.sleep(0.05)
+leave(int(sys.argv[1]))
 """
 
 
-def test_processes_take_leave_of_each_other(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(PARTS)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = cpu_launch_command(2, [str(tmp_path / "script.py")])
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_process_leaves_with_its_code_though_a_thread_is_inside_torch(code: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LEAVES, str(code)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "waited ended ", "")
+
+
+def test_output_that_a_full_disk_refuses_is_a_failure() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", "from cai.processes import leave; print('said'); leave(0)"]
+        done = subprocess.run(command, env={**environment, "PYTHONPATH": str(ROOT)}, stdout=full, check=False)
+    assert done.returncode == 5

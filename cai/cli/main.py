@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, NoReturn, get_args
 
 import typer
 
@@ -18,6 +18,7 @@ from cai.cli.judge import judge
 from cai.cli.label import label
 from cai.cli.serve_reward import serve_reward
 from cai.errors import InputError, Problem
+from cai.processes import leave
 from cai.successor.plan import RunConfig, Tracker
 from cai.successor.sizes import Size
 
@@ -115,9 +116,13 @@ def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line and end the process."""
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        leave(int(ended.code or 0))
+    leave(0)
 
 
 if __name__ == "__main__":

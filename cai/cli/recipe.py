@@ -1,19 +1,18 @@
 """How a recipe is started: ``NAME.py [--config FILE.yaml] [key=value …]``, alone or by `accelerate launch`."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from cai.config import Config, load_config
 from cai.errors import guarded
-from cai.processes import become_many, part, quiet_libraries
+from cai.processes import become_many, leave, quiet_libraries
 
 C = TypeVar("C", bound=Config)
 
 
-def run_recipe(cls: type[C], run: Callable[[C], object], *, about: str) -> None:
+def run_recipe(cls: type[C], run: Callable[[C], object], *, about: str) -> NoReturn:
     """Read the config from the command line, run, and end the process with the exit code.
 
     `about` is the recipe's own docstring: the head of its ``--help``, which lists every key with its default.
@@ -26,9 +25,7 @@ def run_recipe(cls: type[C], run: Callable[[C], object], *, about: str) -> None:
     given = parser.parse_args()
     become_many()
     quiet_libraries()
-    code = guarded(lambda: run(load_config(cls, given.config, given.settings)))
-    part(failed=code != 0)
-    sys.exit(code)
+    leave(guarded(lambda: run(load_config(cls, given.config, given.settings))))
 
 
 def _keys(cls: type[Config]) -> str:

@@ -10,15 +10,16 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from cai.errors import INTERRUPTED, guarded
-from cai.processes import cpu_launch_command, part, quiet_libraries, use_cpu_processes
+from cai.processes import cpu_launch_command, leave, quiet_libraries, use_cpu_processes
 from cai.successor.entries import ENTRIES
 
 _PR_SET_PDEATHSIG = 1
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Run the stage, or become the launcher that runs it in several processes."""
     parser = argparse.ArgumentParser(prog="cai.successor.child")
     parser.add_argument("name", choices=sorted(ENTRIES))
@@ -29,9 +30,7 @@ def main() -> int:
     quiet_libraries()
     if given.processes > 1 and "RANK" not in os.environ:
         os.execv(sys.executable, launch_command(given.name, given.config, given.processes))
-    code = guarded(lambda: _run(given.name, given.config))
-    part(failed=code != 0)
-    return code
+    leave(guarded(lambda: _run(given.name, given.config)))
 
 
 def _run(name: str, config: Path) -> None:
@@ -39,7 +38,7 @@ def _run(name: str, config: Path) -> None:
     try:
         entry.load_function()(entry.load_config().model_validate_json(config.read_bytes()))
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)  # the run tells of it
+        leave(INTERRUPTED)  # the run tells of it
 
 
 def die_with_parent() -> None:
@@ -65,4 +64,4 @@ def _has_gpu() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,5 +1,6 @@
 """How recipes are started."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ class Settings(Config):
 def start(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, list[Settings]]:
     seen: list[Settings] = []
     monkeypatch.setattr("sys.argv", ["recipe.py", *words])
+    monkeypatch.setattr("cai.cli.recipe.leave", sys.exit)
     with pytest.raises(SystemExit) as ended:
         run_recipe(Settings, seen.append, about="A recipe.")
     return int(ended.value.code or 0), seen

@@ -156,8 +156,7 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(
 ONE_RANK_BREAKS = """
 import sys
 from cai.errors import TrainingError
-from cai.processes import become_many, part, rank
-become_many()
+from cai.processes import leave, rank
 from cai.train import sft
 from cai.train.configs import SFTConfig
 class Breaks(sft.SFTTrainer):
@@ -169,7 +168,7 @@ try:
     sft.run_sft(SFTConfig.model_validate_json(open(sys.argv[1]).read()))
 except TrainingError as error:
     open(sys.argv[1] + f".rank{rank()}", "w").write(str(error))
-part(failed=True)
+leave(0)
 """
 
 

@@ -18,7 +18,7 @@ SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 from cai.errors import guarded
-from cai.processes import rank
+from cai.processes import leave, rank
 from cai.train.hf import CountedTrainer
 from tests.train import rig
 kind, config = sys.argv[1], Path(sys.argv[2])
@@ -30,7 +30,7 @@ def dies(self, *given):
     return take(self, *given)
 CountedTrainer.get_batch_samples = dies
 cls, run = rig.KINDS[kind]
-sys.exit(guarded(lambda: run(cls.model_validate_json(config.read_bytes()))))
+leave(guarded(lambda: run(cls.model_validate_json(config.read_bytes()))))
 """
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from accelerate import PartialState
 
-from cai.processes import part
+from cai.processes import leave
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +61,7 @@ def main(kind: str, path: str, dies_at: str = "") -> None:
     without_gpu()
     cls, run = KINDS[kind]
     run(cls.model_validate_json(Path(path).read_text()))
-    part()
+    leave(0)
 
 
 if __name__ == "__main__":

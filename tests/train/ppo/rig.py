@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cai.processes import part
+from cai.processes import leave
 from cai.train.ppo.batch import Batch, Sample, make_batch
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.trainer import Trainer, run_ppo
@@ -185,7 +185,7 @@ def main(path: str, dies_at: int = 0, rank: int = 0) -> None:
     if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
         without_gpu()
     run_ppo(PPOConfig.model_validate_json(Path(path).read_text()), reward)
-    part()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_under_deepspeed_two_processes_end_where_one_does(
 
 def main(path: str) -> None:
     """Train under DeepSpeed with a gradient that is not finite, and say what is raised and whether weights moved."""
-    from cai.processes import part, rank
+    from cai.processes import leave, rank
     from cai.train.ppo import trainer, updates
     from cai.train.ppo.config import PPOConfig
     from tests.train.zero import without_gpu
@@ -111,7 +111,7 @@ def main(path: str) -> None:
     now = {name: updates.whole(one) for name, one in seen[0].module.named_parameters()}
     same = all(torch.equal(now[name], one) for name, one in counted[-1].items())
     Path(f"{path}.rank{rank()}").write_text(json.dumps({"error": error, "applied": len(counted), "same": same}))
-    part()
+    leave(0)
 
 
 @needs_deepspeed
