@@ -112,11 +112,18 @@ def _wrong(path: Path, problem: str, fix: str) -> InputError:
     return InputError(Problem(str(path), 0, 0, problem, fix))
 
 
+def is_adapter(folder: Path) -> bool:
+    """Tell whether a folder has an adapter, as PEFT saves it, in place of a model."""
+    return (folder / "adapter_config.json").is_file()
+
+
 def _check_folder(folder: Path) -> None:
     """Raise InputError for a folder that `from_pretrained` would stumble over."""
+    if is_adapter(folder):
+        merged = folder.parent / "model"
+        fix = f"name {merged}" if (merged / "config.json").is_file() else "merge it into its base and name that"
+        raise _wrong(folder, "this is an adapter without its base model", fix)
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise _wrong(folder, "this is an adapter without its base model", "merge it into its base and name that")
         raise _wrong(folder, "no config.json here", "name the folder that a model was saved into")
     if not any(folder.glob("*.safetensors")):
         fix = "save the model here again (safetensors), or name another folder"

@@ -36,13 +36,15 @@ class Mark(NamedTuple):
     """How it is told a principle; None for one that reads none."""
 
 
-def check_asked(folder: str, *, head: str | None = None, principle: str | None = None, key: str = "head") -> Mark:
-    """Return a preference model's mark; `key` is the setting that names a head.
+def check_asked(
+    folder: str, *, head: str | None = None, principle: str | None = None, key: str = "head", adapter: bool = False
+) -> Mark:
+    """Return a preference model's mark; `key` is the setting that names a head, `adapter` says that it is one alone.
 
     Raises InputError for a model of another kind, for a head that it does not have or, where it has several, none, and
     for a principle that it would not read. That it reads one and is told none is the caller's to refuse.
     """
-    path = resolve_model(folder)
+    path = folder if adapter else resolve_model(folder)
     with readable(folder):
         config = AutoConfig.from_pretrained(path)
     if not is_classifier(config) or (config.num_labels != 1 and not heads_of(config)):

@@ -3,6 +3,7 @@
 A trainer's output folder has the same shape everywhere:
 
     model/            the trained model and its tokenizer, loadable with plain transformers; there only when finished
+    adapter/          with `lora` the adapter alone, which PEFT loads over the model that training started from
     checkpoints/      the state to go on from; removed when finished
     metrics.jsonl     one line per logged step, with the step's number
     result.json       a summary; its presence says that the stage is done
@@ -11,17 +12,19 @@ One run at a time works in it (`alone`).
 """
 
 import contextlib
+import copy
 import functools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cai.engines.embedded import model_digest
 from cai.processes import is_main
 from cai.storage import FolderLock, atomic_write, fsync_files, fsync_folder, remove_parts, storing
 from cai.train.configs import LoraSettings as LoraSettings
@@ -34,6 +37,9 @@ RESULT = "result.json"
 
 STATE = ("checkpoints", "best")
 """What a training goes on from, of no use when it is done."""
+
+ADAPTER = "adapter"
+"""The folder of what was trained with `lora`, beside ``model``."""
 
 C = TypeVar("C", bound=TrainConfig)
 P = ParamSpec("P")
@@ -151,14 +157,38 @@ def save_model(
 
     `constitutions` are the digests of those it was made under; `weights` are the model's where it has pieces only.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
     if weights is not None:  # gathered, tied weights are copies of each other, which Transformers would write twice
         weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
-    with storing(folder):
-        shutil.rmtree(partial, ignore_errors=True)
+    with _appearing(folder) as partial:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         mark(partial, constitutions)
+
+
+def save_adapted(adapted: Any, tokenizer: PreTrainedTokenizerBase, out: Path, *, constitutions: list[str]) -> None:
+    """Save a model's adapter apart, as PEFT loads it, in ``adapter``, and the model that it makes, in ``model``.
+
+    A preference model's adapter comes with its config, which says what its scores are.
+    """
+    base = adapted.get_base_model()
+    with _appearing(out / ADAPTER) as partial:
+        adapted.save_pretrained(partial, save_embedding_layers=False)
+        tokenizer.save_pretrained(partial)
+        if hasattr(base, "score"):
+            config = copy.deepcopy(base.config)
+            config.architectures = [type(base).__name__]
+            config.save_pretrained(partial)
+        mark(partial, constitutions, base=model_digest(base.config._name_or_path))
+    save_model(adapted.merge_and_unload(), tokenizer, out / "model", constitutions=constitutions)
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, which then takes this one's place whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    with storing(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        yield partial
         fsync_files(partial)
         if folder.exists():
             shutil.rmtree(folder)

@@ -24,10 +24,9 @@ from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
 from cai.storage import atomic_write_json
 from cai.train.checkpoints import newest_checkpoint, set_damaged_aside
-from cai.train.common import RESULT, alone, keep_trackers_local, read_metrics, save_model, wants_bf16
+from cai.train.common import RESULT, alone, keep_trackers_local, read_metrics, wants_bf16
 from cai.train.group_config import GroupConfig, GRPOConfig, RLOOConfig
-from cai.train.hf import Watch, peak_memory_mb, prepare_process
-from cai.train.loading import merged
+from cai.train.hf import Watch, peak_memory_mb, prepare_process, save_trained
 from cai.train.made_under import constitutions_of
 from cai.train.rewards.config import folders_of
 from cai.train.rewards.sources import build_rewards, check_sources
@@ -88,13 +87,9 @@ def run_group(config: GroupConfig, reward_fn: RewardFunction | None = None) -> N
     trainer.add_callback(_Watch(config.out, config.algorithm.upper(), config.steps, done, run))
     trainer.train(resume_from_checkpoint=str(saved) if saved else None)
     trainer.accelerator.wait_for_everyone()
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    under = constitutions_of(models=[config.model, *map(str, folders_of(config.all_rewards))])
+    save_trained(trainer, tokenizer, config, constitutions=under)
     if is_main():
-        under = constitutions_of(models=[config.model, *map(str, folders_of(config.all_rewards))])
-        save_model(
-            merged(model, weights) if config.lora else model, tokenizer, config.out / "model", constitutions=under
-        )
         last = read_metrics(config.out / "metrics.jsonl")[-1:]
         counts = {"steps": config.steps, "prompts": len(prompts), "prompts_too_long": too_long}
         about = {"counts": counts, "last": last, "peak_memory_mb": peak_memory_mb()}

@@ -34,10 +34,10 @@ from cai.progress import Progress
 from cai.storage import atomic_write_json, storing
 from cai.train.checkpoints import complete, set_damaged_aside
 from cai.train.checkpoints import newest_checkpoint as newest_checkpoint
-from cai.train.common import RESULT, MetricsLog, keep_trackers_local, save_model, wants_bf16
-from cai.train.configs import EpochsConfig
+from cai.train.common import RESULT, MetricsLog, keep_trackers_local, save_adapted, save_model, wants_bf16
+from cai.train.configs import EpochsConfig, TrainConfig
 from cai.train.diagnosis import DiagnosisCallback
-from cai.train.loading import check_extras, merged
+from cai.train.loading import adapted_anew, check_extras
 from cai.train.made_under import constitutions_of
 from cai.train.same_run import SameRun
 
@@ -333,17 +333,22 @@ def fit(trainer: CountedTrainer, config: EpochsConfig, *, label: str) -> dict[st
 def finish(trainer: CountedTrainer, tokenizer: Any, config: EpochsConfig, result: dict[str, Any]) -> None:
     """Merge an adapter, save the model, write result.json, and give the checkpoints' room back."""
     trainer.accelerator.wait_for_everyone()
-    # Every process takes part: where weights are sharded (FSDP, ZeRO-3) each has a piece.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_trained(trainer, tokenizer, config, constitutions=constitutions_of(config.data, [config.model]))
     if is_main():
-        if config.lora is not None:
-            model, weights = merged(model, weights), None
-        under = constitutions_of(config.data, [config.model])
-        save_model(model, tokenizer, config.out / "model", constitutions=under, weights=weights)
         atomic_write_json(config.out / RESULT, {**result, "peak_memory_mb": peak_memory_mb()})
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def save_trained(trainer: Trainer, tokenizer: Any, config: TrainConfig, *, constitutions: list[str]) -> None:
+    """Save what was trained: the model, and an adapter also apart. For all processes."""
+    # Every process takes part: where weights are sharded (FSDP, ZeRO-3) each has a piece.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if is_main() and config.lora is not None:
+        save_adapted(adapted_anew(model, weights), tokenizer, config.out, constitutions=constitutions)
+    elif is_main():
+        save_model(model, tokenizer, config.out / "model", constitutions=constitutions, weights=weights)
 
 
 def peak_memory_mb() -> int:

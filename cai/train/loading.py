@@ -93,11 +93,11 @@ def with_adapter(model: Any, config: EpochsConfig, *, task: str, keep: Sequence[
     return adapted
 
 
-def merged(model: Any, weights: Mapping[str, Tensor]) -> Any:
-    """Return the model that was adapted, loaded anew in float32, with the trained adapter in its weights.
+def adapted_anew(model: Any, weights: Mapping[str, Tensor]) -> Any:
+    """Return the model that was adapted, loaded anew in float32, with the trained adapter on it.
 
     `weights` are the whole model's, as `accelerator.get_state_dict` gathers them. Anew, because the model at hand may
-    be in pieces, or in 4 bits: a sum with what those have left of it would lose precision for nothing.
+    be in pieces, or in 4 bits: to merge the adapter into what those have left would lose precision for nothing.
     """
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -109,4 +109,4 @@ def merged(model: Any, weights: Mapping[str, Tensor]) -> Any:
     fresh = get_peft_model(unadapted, model.peft_config["default"])
     adapter = get_peft_model_state_dict(model, state_dict=dict(weights))
     set_peft_model_state_dict(fresh, {name: value.float().cpu() for name, value in adapter.items()})
-    return fresh.merge_and_unload()
+    return fresh

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cai.engines.loading import Quantization
 from cai.engines.render import Renderer
+from cai.errors import InputError
 from cai.judges.preference_model import PreferenceModel, head_of, score_batch
 from cai.train import reward
 from cai.train.common import save_model
@@ -34,14 +35,14 @@ class Trained:
 
     def __init__(self, way: str, start: Path, folder: Path, *, heads: Sequence[str] = ()) -> None:
         """Train it; each pair teaches the head whose turn it is."""
-        self.start, self.adapter = start, folder / "adapter"
+        self.start = start
         kinds = heads or [""]
         rows = [rig.pair(number, kind=kinds[number % len(kinds)]) for number in range(12)]
         config = rig.settings(
             "reward", folder, start, data=[rig.write(folder / "rows.jsonl", rows)], learning_rate=1e-2, epochs=3,
             heads={head: [head] for head in heads}, **WAYS[way],
         )  # fmt: skip
-        self.model = config.out / "model"
+        self.model, self.adapter = config.out / "model", config.out / "adapter"
         renderer = Renderer(AutoTokenizer.from_pretrained(start))
         pairs, _ = load_pairs(config.data, renderer, max_length=512)
         self.rows = [[*side.prompt, *side.answer] for pair in pairs for side in (pair.chosen, pair.rejected)]
@@ -51,8 +52,6 @@ class Trained:
         def watched(trainer: Any, *rest: Any) -> None:
             with torch.no_grad():
                 self.scores = score_batch(trainer.model, self.rows, self.pad_id)
-            if config.lora is not None:
-                trainer.model.save_pretrained(self.adapter)
             finish(trainer, *rest)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -125,6 +124,16 @@ def test_an_adapter_apart_scores_as_the_merged_model_whatever_head_the_base_draw
         torch.testing.assert_close(trained.scored(apart), merged, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(trained.scored(apart.merge_and_unload()), merged, atol=1e-5, rtol=1e-5)
     assert not torch.equal(*heads)
+
+
+@pytest.mark.parametrize("trained", ["lora"], indirect=True)
+def test_an_adapter_where_a_model_is_wanted_is_refused_by_name(trained: Trained) -> None:
+    with pytest.raises(InputError, match=f"this is an adapter without its base model; name {trained.model}$"):
+        PreferenceModel.load(str(trained.adapter))
+
+
+def test_only_an_adapter_is_saved_apart(trained: Trained) -> None:
+    assert trained.adapter.exists() == ("lora" in trained.model.parts[-3])
 
 
 def test_plain_transformers_gives_the_score_for_a_padded_batch(trained: Trained) -> None:

@@ -218,8 +218,8 @@ def _misread(causal: Any) -> str:
     return f"what PPO reads is off by {gap:.1e}" if gap else ""
 
 
-def merged(policy: PolicyWithValue, config: PPOConfig, weights: Gathered | None = None) -> PreTrainedModel:
-    """Return the trained model whole and in float32; an adapter is merged into a base that is read again, unrounded.
+def trained_anew(policy: PolicyWithValue, config: PPOConfig, weights: Gathered | None = None) -> Any:
+    """Return the trained model whole and in float32; an adapter is put on a base that is read again, unrounded.
 
     `weights` are the policy's, gathered; where they are in pieces they can't be left out.
     """
@@ -236,7 +236,7 @@ def merged(policy: PolicyWithValue, config: PPOConfig, weights: Gathered | None 
     }
     found = fresh.load_state_dict({name.removeprefix("policy."): one for name, one in trained.items()}, strict=False)
     assert not found.unexpected_keys
-    return cast(PreTrainedModel, fresh if config.lora is None else fresh.merge_and_unload())
+    return fresh
 
 
 def whole_weights(policy: nn.Module) -> dict[str, Tensor]:
@@ -251,7 +251,7 @@ def whole_weights(policy: nn.Module) -> dict[str, Tensor]:
         if ".lora_" not in name
     }
     for name, module in causal.named_modules():
-        if hasattr(module, "get_delta_weight"):
+        if hasattr(module, "get_delta_weight") and POLICY in (*module.lora_A, *module.lora_embedding_A):
             place = f"{name}.weight"
             with together(module.parameters()):
                 delta = whole(module.get_delta_weight(POLICY)).detach()

@@ -4,6 +4,7 @@ A step is a function of the weights, the optimizer, the KL coefficient, the answ
 step's number: prompts, seeds and order of updates all come from (seed, step). That is all there is to exact resumption.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -24,7 +25,16 @@ from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
 from cai.storage import atomic_write_json, digest, seed_from
 from cai.train.checkpoints import newest_checkpoint, set_damaged_aside
-from cai.train.common import RESULT, STATE, MetricsLog, alone, keep_trackers_local, read_metrics, save_model
+from cai.train.common import (
+    RESULT,
+    STATE,
+    MetricsLog,
+    alone,
+    keep_trackers_local,
+    read_metrics,
+    save_adapted,
+    save_model,
+)
 from cai.train.hf import prepare_process
 from cai.train.made_under import constitutions_of
 from cai.train.ppo import checkpoint
@@ -32,11 +42,12 @@ from cai.train.ppo.answers import Answers
 from cai.train.ppo.batch import Batch, make_batch
 from cai.train.ppo.checkpoint import Progressed
 from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.held import hold
 from cai.train.ppo.held_out import HeldOut
 from cai.train.ppo.importance import corrected
 from cai.train.ppo.monitor import Clock, log_table, peak_memory_mb, readings, shown_samples
 from cai.train.ppo.pieces import Gathered, cuts
-from cai.train.ppo.policy import Reference, load_policy, merged
+from cai.train.ppo.policy import Reference, load_policy, trained_anew
 from cai.train.ppo.rollout import add_scores, check_finite, gather_samples, score_tokens
 from cai.train.ppo.sampler import build_sampler
 from cai.train.ppo.step import Learner
@@ -80,7 +91,7 @@ class Trainer:
         in_pieces = cuts(accelerator)
         self.tokenizer = read_tokenizer(config.model)
         if reward_fn is None:
-            check_sources(config.all_rewards)
+            check_sources(config.all_rewards, base=None if config.lora is None or in_pieces else config.model)
         if config.value_init is not None:
             check_asked(str(config.value_init), head=config.value_init_head, key="value_init_head")
         renderer = Renderer(self.tokenizer)
@@ -98,6 +109,8 @@ class Trainer:
 
         prepare_process(seed_from(config.seed, "ppo start") % 2**32)
         policy = load_policy(config, device, in_pieces=in_pieces)
+        held = functools.partial(hold, policy)
+        self.rewards = Rewards.of(reward_fn) if reward_fn else build_rewards(config.all_rewards, device, hold=held)
         # Before a checkpoint's weights: the reference is where training started.
         self.reference = Reference(policy, config, device)
         if saved is not None:
@@ -109,7 +122,6 @@ class Trainer:
         self.engine, self.renderer = sampler.engine, sampler.renderer
         drawn = checkpoint.read_ahead(saved) if saved is not None else None
         self.answers = Answers(sampler, self.prompts, config, rank=rank, world=world, drawn=drawn)
-        self.rewards = Rewards.of(reward_fn) if reward_fn else build_rewards(config.all_rewards, device)
         self.learner = Learner(accelerator, policy, config, pad_id=self.renderer.pad_id)
         if saved is not None:
             self.learner.updates.load(saved)
@@ -231,8 +243,11 @@ class Trainer:
         kept = self.held_out.restore(state)
         if self.accelerator.is_main_process:
             under = constitutions_of(models=[self.config.model, *map(str, folders_of(self.config.all_rewards))])
-            policy = merged(self.learner.policy, self.config, state)
-            save_model(policy, self.tokenizer, self.config.out / "model", constitutions=under)
+            trained, out = trained_anew(self.learner.policy, self.config, state), self.config.out
+            if self.config.lora is not None:
+                save_adapted(trained, self.tokenizer, out, constitutions=under)
+            else:
+                save_model(trained, self.tokenizer, out / "model", constitutions=under)
             about = {} if kept is None else {"kept_step": kept}
             atomic_write_json(self.config.out / RESULT, {**self.summary(), **about})
             for name in STATE:

@@ -43,7 +43,7 @@ class ScoredEntry(Entry):
     principle: str | None = Field(None, pattern=r"\S")
     """The text that all answers are judged by, for models that are told one (`RewardConfig.principle_conditioned`)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """``bfloat16`` is faster and rounds scores to two or three digits."""
+    """``bfloat16`` is faster and rounds scores to two or three digits. Adapters are read in the policy's precision."""
 
     @property
     def asked(self) -> list[Asked]:
@@ -56,7 +56,8 @@ class ModelReward(ScoredEntry):
 
     kind: Literal["model"]
     path: Path
-    """Its folder."""
+    """Its folder. In PPO with `lora` also that of its adapter, if that was trained over the model that the policy
+    starts from: it is then held over the policy's own base."""
     head: str | None = None
     """Which of its scores, where it has several (`RewardConfig.heads`)."""
 
@@ -74,7 +75,7 @@ class EnsembleReward(ScoredEntry):
 
     kind: Literal["ensemble"]
     paths: list[Path] = Field(min_length=1)
-    """Their folders."""
+    """Their folders, or adapters, as of a single one."""
     heads: list[str] = Field(default_factory=list)
     """Which scores of each, where they have several."""
     combine: Literal["mean", "min", "mean_minus_std"] = "mean"

@@ -3,15 +3,17 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 
 from cai.constitution.checkers import find_checker
+from cai.engines.embedded import is_adapter, model_digest, resolve_model
 from cai.errors import InputError, Problem
 from cai.judges.preference_model import PreferenceModel, check_asked
+from cai.train.made_under import base_of
 from cai.train.readout import packs, row_scores
 from cai.train.rewards.config import (
     Asked,
@@ -28,12 +30,15 @@ from cai.train.rewards.http import Asker
 from cai.train.rewards.sum import Part, RewardFunction, Rewards
 from cai.types import Dialogue
 
+Hold = Callable[[Path], PreferenceModel]
+"""Gives the preference model of an adapter's folder, over a base that is loaded already."""
 
-def check_sources(entries: Sequence[Entry]) -> None:
+
+def check_sources(entries: Sequence[Entry], *, base: str | None = None) -> None:
     """Raise InputError, before any model is loaded, for what can't be asked.
 
-    That is a folder or a function that isn't there, and a preference model whose head or principle is missing, or is
-    none of its own.
+    That is a folder or a function that isn't there, a preference model whose head or principle is missing, or is none
+    of its own, and an adapter over another model than `base`, the frozen one that adapters can be held over, if any.
     """
     problems: list[Problem] = []
     for entry in entries:
@@ -41,23 +46,31 @@ def check_sources(entries: Sequence[Entry]) -> None:
             find_function(entry.function)
         for asked in entry.asked if isinstance(entry, ScoredEntry) else ():
             try:
-                _check(asked)
+                _check(asked, base)
             except InputError as error:
                 problems += error.problems
     if problems:
         raise InputError(dict.fromkeys(problems))
 
 
-def _check(asked: Asked) -> None:
-    folder = str(asked.path)
-    if check_asked(folder, head=asked.head, principle=asked.principle).wording and asked.principle is None:
+def _check(asked: Asked, base: str | None) -> None:
+    folder, adapter = str(asked.path), is_adapter(asked.path)
+    merged = f"name the merged model ({asked.path.parent / 'model'})"
+    if adapter and base is None:
+        problem = "this is an adapter, which only PPO reads, with 'lora' and with weights that are not cut into pieces"
+        raise InputError(Problem(folder, 0, 0, problem, merged))
+    if adapter and base is not None and base_of(asked.path) != model_digest(resolve_model(base)):
+        problem = f"this adapter was trained over another model than the policy's, {base}"
+        raise InputError(Problem(folder, 0, 0, problem, merged))
+    mark = check_asked(folder, head=asked.head, principle=asked.principle, adapter=adapter)
+    if mark.wording and asked.principle is None:
         fix = "give its entry of 'rewards' a 'principle', the text that all answers are judged by"
         raise InputError(Problem(folder, 0, 0, "this preference model judges by a principle", fix))
 
 
-def build_rewards(entries: Sequence[Entry], device: torch.device) -> Rewards:
-    """Return the sum of the entries, its models on a device."""
-    models = Models(device)
+def build_rewards(entries: Sequence[Entry], device: torch.device, *, hold: Hold | None = None) -> Rewards:
+    """Return the sum of the entries, its models on a device; `hold` gives those that are adapters."""
+    models = Models(device, hold)
     return Rewards(
         [
             Part(name, entry.weight, _build(entry, models))
@@ -84,9 +97,9 @@ def _build(entry: Entry, models: "Models") -> RewardFunction:
 class Models:
     """The preference models of a sum of rewards: a folder is loaded once, however many of its heads are read."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Load onto a device."""
-        self._device = device
+    def __init__(self, device: torch.device, hold: Hold | None = None) -> None:
+        """Load onto a device, or have an adapter held over a model that is there."""
+        self._device, self._hold = device, hold
         self._loaded: dict[tuple[Path, str], PreferenceModel] = {}
 
     def reward(self, asked: Asked, dtype: Literal["float32", "bfloat16"]) -> RewardFunction:
@@ -94,10 +107,7 @@ class Models:
         folder, head, principle = asked
         found = self._loaded.get((folder, dtype))
         if found is None:
-            device = str(self._device)
-            found = PreferenceModel.load(str(folder), head=head, principle=principle, dtype=dtype, device=device)
-            if packs(found.model):
-                found.read = row_scores
+            found = self._held(folder) if is_adapter(folder) else self._load(asked, dtype)
             self._loaded[folder, dtype] = found
         model = found.at(head, principle=principle)
 
@@ -105,6 +115,17 @@ class Models:
             return model.score(list(zip(prompts, answers, strict=True)))
 
         return reward
+
+    def _load(self, asked: Asked, dtype: Literal["float32", "bfloat16"]) -> PreferenceModel:
+        folder, head, principle = str(asked.path), asked.head, asked.principle
+        found = PreferenceModel.load(folder, head=head, principle=principle, dtype=dtype, device=str(self._device))
+        if packs(found.model):
+            found.read = row_scores
+        return found
+
+    def _held(self, folder: Path) -> PreferenceModel:
+        assert self._hold is not None  # `check_sources` has refused it else
+        return self._hold(folder)
 
 
 class Ensemble:

@@ -22,7 +22,7 @@ from cai.train.ppo.policy import (
     causal_of,
     load_causal,
     load_policy,
-    merged,
+    trained_anew,
     without_dropout,
 )
 from tests.engines import tiny
@@ -207,7 +207,7 @@ def test_an_adapter_is_merged_into_the_whole_model(tmp_path: Path, tiny_model_di
     policy = load_policy(given, CPU)
     assert all("lora_" in name for name, weight in policy.policy.named_parameters() if weight.requires_grad)
     move(policy)
-    whole = merged(policy, given)
+    whole = trained_anew(policy, given).merge_and_unload()
     whole.save_pretrained(tmp_path / "merged")
     read = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert read.dtype == torch.float32

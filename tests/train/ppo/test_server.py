@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from cai.errors import EngineError
-from cai.train.ppo.policy import load_policy, merged
+from cai.train.ppo.policy import load_policy, trained_anew
 from cai.train.ppo.sampler import build_sampler
 from cai.train.ppo.server import ServerSampler
 from cai.train.ppo.trainer import run_ppo
@@ -109,7 +109,11 @@ def test_an_adapter_is_sent_as_a_part_of_the_weights(
     before = {name: weight.clone() for name, weight in policy.named_parameters()}
     sampler.refresh()
     (_, _, weights), _ = handler.taken
-    wanted = merged(policy, settings(tmp_path, tiny_model_dir, lora={"r": 2, "alpha": 4})).state_dict()
+    wanted = (
+        trained_anew(policy, settings(tmp_path, tiny_model_dir, lora={"r": 2, "alpha": 4}))
+        .merge_and_unload()
+        .state_dict()
+    )
     base = load_file(tiny_model_dir / "model.safetensors")
     assert weights.keys() == base.keys()
     for name, weight in weights.items():
