@@ -1,6 +1,7 @@
 """What the page on PPO shows works: its config loads, its Python runs, its table has every reading that a step logs."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from cai.config import load_config
 from cai.train.ppo.config import PPOConfig, RolloutSettings
@@ -19,6 +22,7 @@ from cai.train.rewards.config import RewardEntry, names_of
 from cai.train.rewards.sources import build_rewards, check_sources
 from cai.types import Message
 from tests.judges.test_preference_model import classifier
+from tests.train import rig
 from tests.train.ppo.rig import metrics, settings
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +42,25 @@ def test_the_configs_load(tmp_path: Path) -> None:
         configs[name] = load_config(PPOConfig, tmp_path / name, [])
     assert [entry.kind for entry in configs.pop("ppo.yaml").all_rewards] == ["model", "checker", "ensemble"]
     assert names_of(configs.pop("scores.yaml").rewards) == ["harmless", "helpful", "worse", "brief"]
+    assert configs.pop("one_base.yaml").lora is not None
     assert not configs
+
+
+def test_a_preference_model_over_the_policys_own_base(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model_dir, "runs/sft/model")
+    judge = rig.settings("reward", Path("runs/reward"), Path("runs/sft/model"), lora={"r": 2}, out=Path("runs/reward"))
+    rig.KINDS["reward"][1](judge)
+    prompts = rig.write(Path("prompts.jsonl"), [{"prompt": rig.sentence(number, 4)} for number in range(4)])
+    (text,) = re.findall(r"```yaml\n# one_base.yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    Path("one_base.yaml").write_text(text, encoding="utf-8")
+    small = [f"prompts={prompts}", "steps=1", "batch_size=4", "max_new_tokens=4"]
+    run_ppo(load_config(PPOConfig, Path("one_base.yaml"), small))
+    start = AutoModelForCausalLM.from_pretrained("runs/sft/model")
+    assert PeftModel.from_pretrained(start, "runs/ppo/adapter").peft_config["default"].peft_type == "LORA"
+    assert "score" in metrics(Path("runs/ppo"))[0]
 
 
 def test_rewards_by_head_and_principle_are_asked_for_and_scored(
