@@ -105,16 +105,25 @@ class CountedTrainer(Trainer):
         total, sums = self.loss_sum(model, inputs)
         if not torch.isfinite(total):
             self._not_finite += inputs["names"]
-        if self.updates_in_backward:
+        if self.moves_in_backward:
             self.check_step(gradients=False)
         for name, value in {"loss": total, "units": torch.tensor(float(self.units(inputs))), **sums}.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
         # Processes average their gradients; the count is over all of them.
         return total * (self.accelerator.num_processes / num_items_in_batch)
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Add a batch's gradient; raises TrainingError, in every process alike, for one that DeepSpeed has refused."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.moves_in_backward and self.accelerator.sync_gradients:
+            engine: Any = self.model_wrapped
+            if not engine.was_step_applied():
+                raise self._refusal("gradient", self._names)
+        return loss
+
     @property
-    def updates_in_backward(self) -> bool:
-        """Whether the backward pass moves the weights, as DeepSpeed's does: what it finds comes too late."""
+    def moves_in_backward(self) -> bool:
+        """Whether the last backward pass of a step moves the weights, as DeepSpeed's does unless a gradient is bad."""
         return bool(self.is_deepspeed_enabled)
 
     def check_step(self, *, gradients: bool = True) -> None:
@@ -127,9 +136,12 @@ class CountedTrainer(Trainer):
         losses, broken_somewhere = self.accelerator.reduce(found, reduction="sum").tolist()
         if not losses and not broken_somewhere:
             return
-        rows = ", ".join(gather_object(self._not_finite if losses else self._names))
-        what = "loss" if losses else "gradient"
-        raise TrainingError(
+        raise self._refusal("loss", self._not_finite) if losses else self._refusal("gradient", self._names)
+
+    def _refusal(self, what: str, names: list[str]) -> TrainingError:
+        """Return the error that names the rows of all processes."""
+        rows = ", ".join(gather_object(names))
+        return TrainingError(
             f"the {what} is not finite at step {self.state.global_step + 1}; rows {rows}; no weight was changed"
         )
 

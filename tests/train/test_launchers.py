@@ -1,6 +1,7 @@
 """Launch configs, of which accelerate makes the plan they say; and recipes in two processes, to plain models."""
 
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -93,6 +94,58 @@ def test_recipes_in_two_processes_end_in_plain_models(tiny_model_dir: Path, tmp_
         before, after = (load_file(folder / "model.safetensors") for folder in (start, out / "model"))
         assert rig.largest_difference({name: after[name] for name in before}, before) > 1e-4
         start = out / "model"
+
+
+BREAKS = """
+import sys
+import torch
+from cai.errors import TrainingError
+from cai.processes import leave, rank
+from cai.train import sft
+from cai.train.configs import SFTConfig
+from tests.train.zero import without_gpu
+seen = []
+def pieces(trainer):
+    return [getattr(weight, "ds_tensor", weight).detach().clone() for weight in trainer.model.parameters()]
+class Breaks(sft.SFTTrainer):
+    def loss_sum(self, model, batch):
+        total, sums = super().loss_sum(model, batch)
+        seen.append((self, pieces(self)))
+        if rank() == 1 and self.state.global_step == 1:
+            total = total + (total * 0).sqrt()  # finite, and its gradient is not
+        return total, sums
+sft.SFTTrainer = Breaks
+without_gpu()
+try:
+    sft.run_sft(SFTConfig.model_validate_json(open(sys.argv[1]).read()))
+except TrainingError as error:
+    open(sys.argv[1] + f".rank{rank()}", "w").write(str(error))
+(_, first), *_, (trainer, last) = seen
+assert all(torch.equal(one, other) for one, other in zip(last, pieces(trainer)))
+assert not all(torch.equal(one, other) for one, other in zip(first, last))
+leave(0)
+"""
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_under_deepspeed_a_gradient_that_breaks_in_one_process_stops_both(
+    tmp_path: Path, tiny_model_dir: Path, stage: int
+) -> None:
+    settings = rig.settings("sft", tmp_path, tiny_model_dir, save_every=1)
+    (tmp_path / "config.json").write_text(settings.model_dump_json())
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    done = launched(stage, [str(tmp_path / "breaks.py"), str(tmp_path / "config.json")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = ((tmp_path / f"config.json.rank{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert re.fullmatch(r"the gradient is not finite at step 2; rows .*; no weight was changed", first)
+    assert first.count("rows.jsonl:") == 4  # those of the step
+    newest = newest_checkpoint(settings.out / "checkpoints")
+    assert newest is not None
+    assert newest.name == "checkpoint-1"
 
 
 @needs_deepspeed
