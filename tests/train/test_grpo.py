@@ -1,14 +1,18 @@
 import json
 import math
+import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.errors import InputError, TrainingError
 from cai.judges.trl_reward import TRLReward
+from cai.processes import cpu_launch_command
 from cai.train.common import read_metrics
 from cai.train.group_config import GroupConfig, GRPOConfig, RLOOConfig
 from cai.train.grpo import Totals, run_group
@@ -16,6 +20,10 @@ from cai.train.rewards.sum import Rewards
 from cai.types import Dialogue, Message
 from tests.judges.test_preference_model import classifier
 from tests.train.ppo.rig import vowels
+from tests.train.rig import largest_difference
+from tests.train.zero import launched, needs_deepspeed
+
+ROOT = Path(__file__).parents[2]
 
 
 def settings(folder: Path, model: Path, cls: type[GroupConfig] = GRPOConfig, **changes: Any) -> GroupConfig:
@@ -111,3 +119,28 @@ def test_rewards_in_the_form_that_trl_calls() -> None:
         reward(prompts=prompts, completions=said("inf", "1"))
     with pytest.raises(TrainingError, match="no answer of this step has a reward"):
         reward(prompts=prompts, completions=said("none", "none"))
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_under_zero_3_two_processes_end_where_two_do_without_it(tmp_path: Path, tiny_model_dir: Path) -> None:
+    found = []
+    for name in ("plain", "cut"):
+        config = settings(tmp_path / name, tiny_model_dir)
+        path = tmp_path / f"{name}.json"
+        path.write_text(config.model_dump_json())
+        target = ["-m", "tests.train.zero", "grpo", str(path)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = (
+            launched(3, target)
+            if name == "cut"
+            else subprocess.run(
+                cpu_launch_command(2, target), env=environment, capture_output=True, text=True, check=False
+            )
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(load_file(config.out / "model" / "model.safetensors"))
+    assert largest_difference(*found) <= 5e-6
+    start = load_file(tiny_model_dir / "model.safetensors")
+    assert largest_difference(start, found[0]) > 1e-3

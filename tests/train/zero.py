@@ -48,6 +48,9 @@ def without_gpu() -> None:
 def main(kind: str, path: str, dies_at: str = "") -> None:
     """Train by a config file."""
     from cai.train import hf
+    from cai.train.group_config import GRPOConfig
+    from cai.train.grpo import run_grpo
+    from tests.train.ppo.rig import vowels
     from tests.train.rig import KINDS
 
     complete = hf.complete
@@ -58,8 +61,10 @@ def main(kind: str, path: str, dies_at: str = "") -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     hf.complete = dies
-    without_gpu()
-    cls, run = KINDS[kind]
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
+        without_gpu()
+    kinds: dict[str, Any] = {**KINDS, "grpo": (GRPOConfig, lambda config: run_grpo(config, vowels))}
+    cls, run = kinds[kind]
     run(cls.model_validate_json(Path(path).read_text()))
     leave(0)
 
