@@ -31,11 +31,22 @@ def is_main() -> bool:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return when every process has come here, as often as this is called."""
     if world() > 1:
         from accelerate import PartialState
+        from torch import cuda, distributed
 
-        PartialState().wait_for_everyone()
+        # Not told that it is on CPUs, it would take this process for the only one, and wait for nobody.
+        state = PartialState(cpu=on_cpus() or not cuda.is_available())
+        if state.num_processes == world():
+            state.wait_for_everyone()
+        else:  # somebody has made it before, and did not tell it
+            distributed.barrier()
+
+
+def on_cpus() -> bool:
+    """Tell whether the launcher was asked for CPUs."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
 
 
 def leave(code: int) -> NoReturn:
@@ -72,7 +83,7 @@ def become_many() -> None:
     and that is how this one knows; the number stands in the launcher's command.
     """
     environment = os.environ
-    launched = environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in environment
+    launched = on_cpus() and "MASTER_ADDR" in environment
     if not launched or any(name in environment for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
         return
     import psutil
