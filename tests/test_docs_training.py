@@ -18,6 +18,7 @@ from cai.cli.main import app
 from cai.config import load_config
 from cai.train import checks, diagnosis
 from cai.train.configs import DPOConfig, RewardConfig, SFTConfig
+from cai.train.online_config import OnlineDPOConfig
 from tests.judges.test_preference_model import classifier
 from tests.train import rig
 
@@ -49,10 +50,17 @@ def folder(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_configs_load(tmp_path: Path) -> None:
     for name, text in (found := re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL)):
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert [name for name, _ in found] == ["stop.yaml", "heads.yaml", "principles.yaml", "qlora.yaml"]
+    assert [name for name, _ in found] == [
+        "stop.yaml",
+        "heads.yaml",
+        "principles.yaml",
+        "qlora.yaml",
+        "online_dpo.yaml",
+    ]
     assert list(load_config(RewardConfig, tmp_path / "heads.yaml", []).heads) == ["harmless", "helpful"]
     assert load_config(RewardConfig, tmp_path / "principles.yaml", []).principle_conditioned
     assert load_config(DPOConfig, tmp_path / "qlora.yaml", []).quantization == "4bit"
+    assert load_config(OnlineDPOConfig, tmp_path / "online_dpo.yaml", ["label.judge.kind=direction"]).rounds == 3
     stop = load_config(RewardConfig, tmp_path / "stop.yaml", ["stop.patience=4"]).stop
     assert stop is not None
     assert (stop.every, stop.patience) == (20, 4)

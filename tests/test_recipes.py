@@ -1,6 +1,7 @@
 """Recipes and their configs: each config fits its recipe; the plain loop stays short and runs on the real model."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ CONFIGS: dict[str, type[Config]] = {
 def start(monkeypatch: pytest.MonkeyPatch, name: str, *words: str) -> int:
     """Run a recipe as `python recipes/NAME.py` does, but in this process: torch is loaded once for all of them."""
     monkeypatch.setattr("sys.argv", [f"{name}.py", *words])
+    monkeypatch.setattr("cai.cli.recipe.leave", sys.exit)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
     return int(ended.value.code or 0)

@@ -64,7 +64,7 @@ def demo(
     size: Annotated[
         str, typer.Option(help="smoke (under 3 minutes on two cores), demo (under 15), or full (hours).")
     ] = "demo",
-    rl: Annotated[str, typer.Option(help="ppo, or dpo, grpo or rloo in its place.")] = "ppo",
+    rl: Annotated[str, typer.Option(help="ppo, or dpo, online_dpo, grpo or rloo in its place.")] = "ppo",
     processes: Annotated[int, typer.Option(min=1, help="Processes that work on each stage.")] = 1,
     report_to: Annotated[list[str] | None, typer.Option(help="wandb, trackio or tensorboard.")] = None,
 ) -> None:
@@ -76,7 +76,7 @@ def demo(
         "prompts": prompts or [],
         "seed": seed,
         "size": _one_of("--size", size, get_args(Size)),
-        "rl": _one_of("--rl", rl, ("ppo", "dpo", "grpo", "rloo")),
+        "rl": _one_of("--rl", rl, ("ppo", "dpo", "online_dpo", "grpo", "rloo")),
         "processes": processes,
         "report_to": [_one_of("--report-to", name, get_args(Tracker)) for name in report_to or []],
     }

@@ -18,10 +18,10 @@ from cai.report.labels import LabelView, read_labels
 
 StageState = Literal["done", "begun", "owed"]
 
-STAGES = ("prompts", "generate", "sft", "label", "reward", "dpo", "ppo", "grpo", "rloo", "evaluate")
+STAGES = ("prompts", "generate", "sft", "label", "reward", "dpo", "online_dpo", "ppo", "grpo", "rloo", "evaluate")
 """The stages of a generation in order; one of `LEARNERS` makes the successor."""
 
-LEARNERS = ("ppo", "dpo", "grpo", "rloo")
+LEARNERS = ("ppo", "dpo", "online_dpo", "grpo", "rloo")
 
 ENDED = ("manifest.json", "result.json", "summary.json")
 """Files that a stage writes last: any of them shows it to be done where no ledger tells."""

@@ -108,7 +108,15 @@ def made(generation: GenerationView) -> list[tuple[str, int]]:
     return [(name, n) for name, n in steps if n]
 
 
-STAGE_NAMES = {"sft": "SFT", "reward": "Preference model", "ppo": "PPO", "dpo": "DPO", "grpo": "GRPO", "rloo": "RLOO"}
+STAGE_NAMES = {
+    "sft": "SFT",
+    "reward": "Preference model",
+    "ppo": "PPO",
+    "dpo": "DPO",
+    "online_dpo": "Online DPO",
+    "grpo": "GRPO",
+    "rloo": "RLOO",
+}
 
 
 def judge_note(labels: LabelView) -> str:

@@ -36,7 +36,7 @@ class RunConfig(Config):
     """Files of red-team prompts in place of the packaged ones."""
     seed: int = Field(0, ge=0, lt=2**32)
     size: Size = "demo"
-    rl: Literal["ppo", "dpo", "grpo", "rloo"] = "ppo"
+    rl: Literal["ppo", "dpo", "online_dpo", "grpo", "rloo"] = "ppo"
     """How the successor learns from preferences."""
     generations: int = Field(1, ge=1)
     processes: int = Field(1, ge=1)
@@ -105,11 +105,14 @@ class _Generation:
         label, rl = self.folder / "label", self.folder / self.run.rl / "model"
         common = {"constitution": self.run.constitution}
         asks_parent = {"engine": {"model": self.parent}}
-        learner = (
-            {"model": str(sft), "reward_model": str(reward), "prompts": [prompts / "rl.jsonl"]}
-            if self.run.rl != "dpo"
-            else {"model": str(sft), "data": [label / "pairs.jsonl"]}
-        )
+        learner: Settings = {"model": str(sft)}
+        if self.run.rl == "dpo":
+            learner |= {"data": [label / "pairs.jsonl"]}
+        elif self.run.rl == "online_dpo":
+            judge = {"kind": "preference_model", "engine": {"model": str(reward)}}
+            learner |= {"prompts": [prompts / "rl.jsonl"], "label": {**common, "judge": judge}}
+        else:
+            learner |= {"prompts": [prompts / "rl.jsonl"], "reward_model": str(reward)}
         supervised = self.folder / "generate" / "sft.jsonl"
         return [
             self._prompts(),
@@ -161,7 +164,7 @@ class _Generation:
 
     def _settings(self, name: str, given: Settings, *, seeded: bool = True) -> Settings:
         base = {"out": self.folder / name, **({"seed": self.run.seed} if seeded else {})}
-        if name in ("sft", "reward", "dpo", "ppo", "grpo", "rloo"):
+        if name in ("sft", "reward", "dpo", "online_dpo", "ppo", "grpo", "rloo"):
             base["report_to"] = self.run.report_to
         return merged(merged(merged(SIZES[self.run.size].get(name, {}), base), given), self.run.stages.get(name, {}))
 

@@ -159,7 +159,7 @@ def save_model(
     """
     if weights is not None:  # gathered, tied weights are copies of each other, which Transformers would write twice
         weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
-    with _appearing(folder) as partial:
+    with appearing(folder) as partial:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         mark(partial, constitutions)
@@ -171,7 +171,7 @@ def save_adapted(adapted: Any, tokenizer: PreTrainedTokenizerBase, out: Path, *,
     A preference model's adapter comes with its config, which says what its scores are.
     """
     base = adapted.get_base_model()
-    with _appearing(out / ADAPTER) as partial:
+    with appearing(out / ADAPTER) as partial:
         adapted.save_pretrained(partial, save_embedding_layers=False)
         tokenizer.save_pretrained(partial)
         if hasattr(base, "score"):
@@ -183,7 +183,7 @@ def save_adapted(adapted: Any, tokenizer: PreTrainedTokenizerBase, out: Path, *,
 
 
 @contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def appearing(folder: Path) -> Iterator[Path]:
     """Give a folder to write into, which then takes this one's place whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     with storing(folder):

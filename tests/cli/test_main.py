@@ -51,7 +51,7 @@ def wrong(tmp_path: Path) -> Path:
     ("words", "said"),
     [
         (["--size", "huge"], "--size: unknown value 'huge'; use one of smoke, demo, full"),
-        (["--rl", "reinforce"], "--rl: unknown value 'reinforce'; use one of ppo, dpo, grpo, rloo"),
+        (["--rl", "reinforce"], "--rl: unknown value 'reinforce'; use one of ppo, dpo, online_dpo, grpo, rloo"),
         (["--report-to", "paper"], "--report-to: unknown value 'paper'; use one of wandb, trackio, tensorboard"),
         (
             ["--model", "./nowhere"],

@@ -164,11 +164,11 @@ def test_a_command_ends_with_2_and_no_traceback(write: Callable[..., Path], caps
 MEASURED = """
 import re, sys
 from pathlib import Path
-from cai.cli.main import main
+from cai.cli.main import app
 path, peak = sys.argv[1:]
 sys.argv = ["cai", "constitution", "render", path]
 try:
-    main()
+    app()
 finally:
     status = Path("/proc/self/status")
     if status.exists():

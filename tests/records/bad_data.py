@@ -171,7 +171,7 @@ def attempt(case: Case, folder: Path, *, keep_going: bool) -> dict[str, object]:
 
 
 def _command(words: list[str], folder: Path) -> None:
-    from cai.cli.main import main
+    from cai.cli.main import app
     from cai.engines.scripted import ScriptedEngine
     from cai.generate import pipeline
 
@@ -186,7 +186,7 @@ def _command(words: list[str], folder: Path) -> None:
     sys.argv = ["cai", *words]
     code = 1
     try:
-        main()
+        app()
     except SystemExit as error:
         code = int(error.code or 0)
     finally:

@@ -24,7 +24,7 @@ def test_a_generation_has_seven_stages_in_the_order_of_what_they_need(tmp_path: 
     assert found == [f"gen-1/{name}" for name in ("prompts", "generate", "sft", "label", "reward", "ppo", "evaluate")]
 
 
-@pytest.mark.parametrize("rl", ["ppo", "dpo", "grpo", "rloo"])
+@pytest.mark.parametrize("rl", ["ppo", "dpo", "online_dpo", "grpo", "rloo"])
 def test_what_a_stage_reads_was_given_or_made_before_it(tmp_path: Path, rl: str) -> None:
     # A file that no earlier stage makes would be found missing hours later.
     made: list[Path] = []
@@ -55,6 +55,18 @@ def test_dpo_takes_ppos_place_by_one_setting(tmp_path: Path) -> None:
     same = [label for label in ppo if label in dpo and ppo[label].config == dpo[label].config]
     assert same == [f"gen-1/{name}" for name in ("prompts", "generate", "sft", "label", "reward")]
     assert setting(dpo["gen-1/evaluate"], "candidate", "model").endswith("gen-1/dpo/model")
+
+
+def test_online_dpo_takes_ppos_place_and_asks_its_preference_model(tmp_path: Path) -> None:
+    found = plans(tmp_path, rl="online_dpo", constitution="harmless")
+    assert list(found) == [label.replace("ppo", "online_dpo") for label in plans(tmp_path)]
+    plan = found["gen-1/online_dpo"]
+    assert setting(plan, "label", "judge", "kind") == "preference_model"
+    assert setting(plan, "label", "judge", "engine", "model").endswith("gen-1/reward/model")
+    assert setting(plan, "prompts") == [str(tmp_path / "run" / "gen-1" / "prompts" / "rl.jsonl")]
+    assert setting(found["gen-1/evaluate"], "candidate", "model").endswith("gen-1/online_dpo/model")
+    with pytest.raises(InputError, match=r"stages\.online_dpo: unknown key 'kid'; did you mean 'kind'"):
+        plans(tmp_path, rl="online_dpo", stages={"online_dpo": {"label": {"judge": {"kid": "direction"}}}})
 
 
 def test_a_generation_begins_with_the_one_before_it(tmp_path: Path) -> None:
