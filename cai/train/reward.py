@@ -250,7 +250,11 @@ def split_by_prompt(pairs: Sequence[Pair], *, share: float) -> tuple[list[Pair],
 
 @torch.no_grad()
 def evaluate(model: Any, pairs: Sequence[Pair], *, size: int = 8, heads: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the `figures` of a model with packed attention on pairs, and under `heads` those of each head."""
+    """Return the `figures` of a model with packed attention on pairs.
+
+    Under `sources` they are those of each kind of row (else file), under `confidence` of each band of labels by how
+    sure these are, ``0.9`` for 0.9 to 1, and under `heads` of each head.
+    """
     ranked = sorted(pairs, key=len)
     margins = []
     for start in range(0, len(ranked), size):
@@ -261,10 +265,23 @@ def evaluate(model: Any, pairs: Sequence[Pair], *, size: int = 8, heads: Sequenc
     margin_N = torch.cat(margins) if margins else torch.empty(0)
     target_N, head_N = (torch.tensor([getattr(pair, name) for pair in ranked]) for name in ("target", "head"))
     found: dict[str, Any] = figures(margin_N, target_N)
-    if heads:
-        own = {name: head_N == number for number, name in enumerate(heads)}
-        found["heads"] = {name: figures(margin_N[own_N], target_N[own_N]) for name, own_N in own.items()}
+    source_N, band_N = [pair.source for pair in ranked], confidence_band(target_N).tolist()
+    parts = {
+        "sources": {name: [each == name for each in source_N] for name in sorted(set(source_N))},
+        "confidence": {f"{band / 10}": [each == band for each in band_N] for band in sorted(set(band_N))},
+        "heads": {name: (head_N == number).tolist() for number, name in enumerate(heads)},
+    }
+    for what, members in parts.items():
+        of_each = {name: torch.tensor(own, dtype=torch.bool) for name, own in members.items()}
+        if of_each:
+            found[what] = {name: figures(margin_N[own_N], target_N[own_N]) for name, own_N in of_each.items()}
     return found
+
+
+def confidence_band(target_N: Tensor) -> Tensor:
+    """Return the tenth, 5 to 9, in which the likelier side's probability lies; 1 is in the last."""
+    sure_N = torch.maximum(target_N, 1 - target_N).double()
+    return (sure_N * 10 + 1e-6).long().clamp(5, 9)  # 0.6 in float32 is a little above or below
 
 
 def figures(margin_B: Tensor, target_B: Tensor) -> dict[str, float]:

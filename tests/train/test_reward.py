@@ -20,7 +20,16 @@ from cai.train.configs import RewardConfig
 from cai.train.data import Example, Pair, load_pairs
 from cai.train.hf import Rows
 from cai.train.readout import answer_scores
-from cai.train.reward import agreement, collate, evaluate, figures, load_with_head, run_reward, split_by_prompt
+from cai.train.reward import (
+    agreement,
+    collate,
+    confidence_band,
+    evaluate,
+    figures,
+    load_with_head,
+    run_reward,
+    split_by_prompt,
+)
 from cai.types import Message
 from tests.train import rig
 
@@ -215,7 +224,8 @@ def test_the_held_out_figures_are_those_of_the_scores(tiny_model_dir: Path, rend
     soft = -(0.2 * logsigmoid(margin) + 0.8 * logsigmoid(-margin))
     assert (found["pairs"], found["accuracy"]) == (2, 0.5)
     assert found["loss"] == pytest.approx(float(-logsigmoid(margin) + soft) / 2, abs=1e-5)
-    assert figures(torch.stack([margin, margin]), torch.tensor([1.0, 0.2])) == pytest.approx(found, abs=1e-5)
+    every = figures(torch.stack([margin, margin]), torch.tensor([1.0, 0.2]))
+    assert every == pytest.approx({name: found[name] for name in every}, abs=1e-5)
     prob = float(margin.sigmoid())
     assert found["brier"] == pytest.approx(((1 - prob) ** 2 + (0.2 - prob) ** 2) / 2, abs=1e-5)
     assert evaluate(model, []) == {"pairs": 0}
@@ -244,8 +254,29 @@ def test_held_out_figures_do_not_depend_on_the_batch(
 ) -> None:
     model = with_head(tiny_model_dir, 0, renderer.pad_id)
     one, three = (evaluate(model, pairs, size=size) for size in (1, 3))
-    assert one == pytest.approx(three, abs=1e-5)
+    plain = {name for name, value in one.items() if not isinstance(value, dict)}
+    assert {name: one[name] for name in plain} == pytest.approx({name: three[name] for name in plain}, abs=1e-5)
     assert one["pairs"] == 6
+
+
+def test_held_out_figures_by_source_and_by_how_sure_the_label_is(tiny_model_dir: Path, renderer: Renderer) -> None:
+    model = with_head(tiny_model_dir, 0, renderer.pad_id).eval()
+    rows = [Example((5, 6), (7, end), "row") for end in (8, 9)]
+    low, high = sorted(rows, key=lambda row: float(naive_scores(model, [row])[0]))
+    labels = [(0.95, "people"), (0.6, "people"), (0.35, "ai"), (1.0, "ai"), (0.0, "ai")]
+    made = [Pair(high, low, target, source, str(number)) for number, (target, source) in enumerate(labels)]
+    found = evaluate(model, made)
+    assert {name: part["pairs"] for name, part in found["sources"].items()} == {"ai": 3, "people": 2}
+    assert {name: part["pairs"] for name, part in found["confidence"].items()} == {"0.6": 2, "0.9": 3}
+    assert found["sources"]["people"]["accuracy"] == 1.0
+    assert found["sources"]["ai"]["accuracy"] == pytest.approx(1 / 3)
+    assert found["confidence"]["0.9"]["accuracy"] == pytest.approx(2 / 3)
+    assert "heads" not in found
+
+
+@pytest.mark.parametrize(("target", "band"), [(0.5, 5), (0.4, 6), (0.6, 6), (0.69, 6), (0.1, 9), (0.9, 9), (1.0, 9)])
+def test_a_label_counts_by_its_likelier_side(target: float, band: int) -> None:
+    assert confidence_band(torch.tensor([target])).tolist() == [band]
 
 
 def test_label_noise_corrects_the_loss(tiny_model_dir: Path, tmp_path: Path, renderer: Renderer) -> None:
