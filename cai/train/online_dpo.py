@@ -50,9 +50,9 @@ def run_online_dpo(config: OnlineDPOConfig) -> None:
         label, dpo = config.of_round(number, model, folder, seed_from(config.seed, "online dpo", number) % 2**32)
         run_label(label)
         _free()
+        wait_for_all()  # one writes the pairs, all read them
         run_dpo(dpo)
         _free()
-        wait_for_all()
         model = str(dpo.out / "model")
         done.append(folder)
         if is_main():
