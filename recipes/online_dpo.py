@@ -4,8 +4,8 @@ Start: accelerate launch recipes/online_dpo.py --config recipes/configs/online_d
 """
 
 from cai.cli.recipe import run_recipe
-from cai.train.online_config import OnlineDPOConfig
-from cai.train.online_dpo import run_online_dpo
+from cai.successor.online_config import OnlineDPOConfig
+from cai.successor.online_dpo import run_online_dpo
 
 if __name__ == "__main__":
     run_recipe(OnlineDPOConfig, run_online_dpo, about=__doc__ or "")

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from cai.cli.main import app
 from cai.config import load_config
+from cai.successor.online_config import OnlineDPOConfig
 from cai.train import checks, diagnosis
 from cai.train.configs import DPOConfig, RewardConfig, SFTConfig
-from cai.train.online_config import OnlineDPOConfig
 from tests.judges.test_preference_model import classifier
 from tests.train import rig
 

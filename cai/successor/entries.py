@@ -34,7 +34,7 @@ ENTRIES = {
     "label": Entry("cai.label.config:LabelConfig", "cai.label.pipeline:run_label"),
     "reward": Entry("cai.train.configs:RewardConfig", "cai.train.reward:run_reward"),
     "dpo": Entry("cai.train.configs:DPOConfig", "cai.train.dpo:run_dpo"),
-    "online_dpo": Entry("cai.train.online_config:OnlineDPOConfig", "cai.train.online_dpo:run_online_dpo"),
+    "online_dpo": Entry("cai.successor.online_config:OnlineDPOConfig", "cai.successor.online_dpo:run_online_dpo"),
     "ppo": Entry("cai.train.ppo.config:PPOConfig", "cai.train.ppo.trainer:run_ppo"),
     "grpo": Entry("cai.train.group_config:GRPOConfig", "cai.train.grpo:run_grpo"),
     "rloo": Entry("cai.train.group_config:RLOOConfig", "cai.train.grpo:run_rloo"),

@@ -115,7 +115,7 @@ class CountedTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Add a batch's gradient; raises TrainingError, in every process alike, for one that DeepSpeed has refused."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.moves_in_backward and self.accelerator.sync_gradients:
+        if self.is_deepspeed_enabled and self.accelerator.sync_gradients:
             engine: Any = self.model_wrapped
             if not engine.was_step_applied():
                 raise self._refusal("gradient", self._names)

@@ -59,7 +59,7 @@ def test_a_loss_is_refused_before_a_backward_pass_that_updates(
 ) -> None:
     """As DeepSpeed's does."""
     made, before = breaks(monkeypatch, "sft", "nan")
-    monkeypatch.setattr(CountedTrainer, "updates_in_backward", True)
+    monkeypatch.setattr(CountedTrainer, "moves_in_backward", True)
     step = CountedTrainer.training_step
 
     def updates(self: Any, model: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -23,7 +23,6 @@ from cai.train.readout import answer_scores
 from cai.train.reward import (
     agreement,
     collate,
-    confidence_band,
     evaluate,
     figures,
     load_with_head,
@@ -257,26 +256,6 @@ def test_held_out_figures_do_not_depend_on_the_batch(
     plain = {name for name, value in one.items() if not isinstance(value, dict)}
     assert {name: one[name] for name in plain} == pytest.approx({name: three[name] for name in plain}, abs=1e-5)
     assert one["pairs"] == 6
-
-
-def test_held_out_figures_by_source_and_by_how_sure_the_label_is(tiny_model_dir: Path, renderer: Renderer) -> None:
-    model = with_head(tiny_model_dir, 0, renderer.pad_id).eval()
-    rows = [Example((5, 6), (7, end), "row") for end in (8, 9)]
-    low, high = sorted(rows, key=lambda row: float(naive_scores(model, [row])[0]))
-    labels = [(0.95, "people"), (0.6, "people"), (0.35, "ai"), (1.0, "ai"), (0.0, "ai")]
-    made = [Pair(high, low, target, source, str(number)) for number, (target, source) in enumerate(labels)]
-    found = evaluate(model, made)
-    assert {name: part["pairs"] for name, part in found["sources"].items()} == {"ai": 3, "people": 2}
-    assert {name: part["pairs"] for name, part in found["confidence"].items()} == {"0.6": 2, "0.9": 3}
-    assert found["sources"]["people"]["accuracy"] == 1.0
-    assert found["sources"]["ai"]["accuracy"] == pytest.approx(1 / 3)
-    assert found["confidence"]["0.9"]["accuracy"] == pytest.approx(2 / 3)
-    assert "heads" not in found
-
-
-@pytest.mark.parametrize(("target", "band"), [(0.5, 5), (0.4, 6), (0.6, 6), (0.69, 6), (0.1, 9), (0.9, 9), (1.0, 9)])
-def test_a_label_counts_by_its_likelier_side(target: float, band: int) -> None:
-    assert confidence_band(torch.tensor([target])).tolist() == [band]
 
 
 def test_label_noise_corrects_the_loss(tiny_model_dir: Path, tmp_path: Path, renderer: Renderer) -> None:

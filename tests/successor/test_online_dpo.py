@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cai.engines.embedded import model_digest
+from cai.errors import StorageError
 from cai.judges.preference_model import PreferenceModel
 from cai.processes import cpu_launch_command
 from cai.records.loaders import load_prompts
-from cai.train import online_dpo
+from cai.storage import FolderLock
+from cai.successor import online_dpo
+from cai.successor.online_config import OnlineDPOConfig
+from cai.successor.online_dpo import prompts_of, run_online_dpo
 from cai.train.common import read_metrics
-from cai.train.online_config import OnlineDPOConfig
-from cai.train.online_dpo import prompts_of, run_online_dpo
 from cai.types import Dialogue
 from tests.judges.test_preference_model import classifier
 from tests.train import rig
@@ -97,25 +98,11 @@ def share_of_vowels(text: str) -> float:
     return float(vowels([()], [text])[0] or 0.0)
 
 
-@pytest.mark.parametrize("follow", [False, True])
-def test_a_round_is_held_to_the_start_or_to_its_own(tmp_path: Path, tiny_model_dir: Path, follow: bool) -> None:
-    config = settings(tmp_path, tiny_model_dir, follow=follow)
-    _, first = config.of_round(1, config.model, tmp_path / "1", 5)
-    _, second = config.of_round(2, "policy", tmp_path / "2", 6)
-    assert (first.reference, second.reference) == ((None, None) if follow else (config.model, config.model))
-    assert (second.model, second.beta, second.seed) == ("policy", config.beta, 6)
-    named = settings(tmp_path, tiny_model_dir, reference="other")
-    assert named.of_round(2, "policy", tmp_path / "2", 6)[1].reference == "other"
-    free = settings(tmp_path, tiny_model_dir, loss="simpo")
-    assert free.of_round(2, "policy", tmp_path / "2", 6)[1].reference is None
-
-
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = settings(tmp_path / "w", tiny_model_dir)
+    whole, broken = (settings(tmp_path / name, tiny_model_dir, save_every=0) for name in "wb")
     run_online_dpo(whole)
-    broken = settings(tmp_path / "b", tiny_model_dir)
     for stage in ("run_label", "run_dpo"):
         kept = getattr(online_dpo, stage)
         calls: list[int] = []
@@ -142,7 +129,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_make_the_same_round(tmp_path: Path, tiny_model_dir: Path) -> None:
-    alone, both = (settings(tmp_path / name, tiny_model_dir) for name in ("alone", "both"))
+    alone, both = (settings(tmp_path / name, tiny_model_dir, rounds=1) for name in ("alone", "both"))
     run_online_dpo(alone)
     given = [f"{name}={json.dumps(value)}" for name, value in both.to_plain().items() if name in both.model_fields_set]
     command = cpu_launch_command(2, [str(ROOT / "recipes" / "online_dpo.py"), *given])
@@ -152,7 +139,7 @@ def test_two_processes_make_the_same_round(tmp_path: Path, tiny_model_dir: Path)
     found, expected = (config.out / "rounds" / "1" for config in (both, alone))
     assert rows(found / "label" / "pairs.jsonl") == rows(expected / "label" / "pairs.jsonl")
     models = (load_file(folder / "dpo" / "model" / "model.safetensors") for folder in (found, expected))
-    assert rig.largest_difference(*models) <= 1e-5  # that decides what is drawn in the second round
+    assert rig.largest_difference(*models) <= 1e-5
     assert (both.out / "model" / "model.safetensors").exists()
 
 
@@ -170,25 +157,8 @@ def test_prompts_come_round(tmp_path: Path, tiny_model_dir: Path) -> None:
     assert prompts_of(prompts, every, 2) == prompts
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"data": ["pairs.jsonl"]}, "a round trains on the pairs that it makes; remove 'data'"),
-        ({"follow": True, "reference": "m"}, "with 'follow' a round's own start is its reference"),
-        ({"reference_mode": "adapter", "lora": {"r": 2}}, "set follow: true"),
-        ({"label": {"prompts": ["p.jsonl"]}}, "the rounds decide 'prompts'"),
-        ({"label": {"engine": {"model": "m"}}}, "the rounds decide 'engine.model'"),
-        ({"label": {"seed": 3}}, "the rounds decide 'seed'"),
-        ({"prompts": []}, "at least 1 item"),
-    ],
-)
-def test_settings_that_do_not_go_together(
-    tmp_path: Path, tiny_model_dir: Path, changes: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ValidationError, match=said):
-        settings(tmp_path, tiny_model_dir, **changes)
-
-
-def test_a_config_comes_back_from_its_json(tmp_path: Path, tiny_model_dir: Path) -> None:
-    config = settings(tmp_path, tiny_model_dir, lora={"r": 2}, reference_mode="adapter", follow=True)
-    assert OnlineDPOConfig.model_validate_json(config.model_dump_json()) == config
+def test_a_second_run_in_its_folder_is_refused(tmp_path: Path, tiny_model_dir: Path) -> None:
+    config = settings(tmp_path, tiny_model_dir)
+    with FolderLock(config.out), pytest.raises(StorageError, match="another process works in this folder"):
+        run_online_dpo(config)
+    assert not (config.out / "rounds").exists()

@@ -26,9 +26,9 @@ from cai.records.export import write_rows
 from cai.records.loaders import load_prompts
 from cai.records.schema import Prompt
 from cai.storage import atomic_write, atomic_write_json, seed_from
+from cai.successor.online_config import OnlineDPOConfig
 from cai.train.common import RESULT, alone, appearing, read_metrics
 from cai.train.dpo import run_dpo
-from cai.train.online_config import OnlineDPOConfig
 
 
 @alone
@@ -48,9 +48,10 @@ def run_online_dpo(config: OnlineDPOConfig) -> None:
             write_rows(folder / "prompts.jsonl", [prompt.to_json() for prompt in prompts_of(prompts, config, number)])
         wait_for_all()
         label, dpo = config.of_round(number, model, folder, seed_from(config.seed, "online dpo", number) % 2**32)
-        run_label(label)
-        _free()
-        wait_for_all()  # one writes the pairs, all read them
+        if not (dpo.out / RESULT).exists():
+            run_label(label)
+            _free()
+            wait_for_all()  # one writes the pairs, all read them
         run_dpo(dpo)
         _free()
         model = str(dpo.out / "model")
