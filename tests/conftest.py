@@ -1,5 +1,6 @@
 """What tests of several packages share."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,9 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.llama().save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     return folder
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the collector pass over what imports have made: it went through all of torch again and again."""
+    gc.collect()
+    gc.freeze()
