@@ -6,9 +6,9 @@ checked before any work: an unknown one, a wrong type, a value out of range is a
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from cai.errors import InputError, Problem
 from cai.storage import digest
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cai.strict_yaml import Tree
 
 COMMAND_LINE = "command line"
+
+Paths = Annotated[list[Path], BeforeValidator(lambda given: [given] if isinstance(given, str | Path) else given)]
+"""Files; a single one may stand without a list."""
 
 
 class Config(BaseModel):

@@ -1,10 +1,11 @@
 """The settings of online DPO. They stand apart from the trainer so that planning a run loads no torch."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from cai.config import Paths
 from cai.engines.build import EngineConfig
 from cai.label.config import LabelConfig
 from cai.train.configs import REFERENCE_FREE, DPOConfig
@@ -36,7 +37,7 @@ class OnlineDPOConfig(DPOConfig):
 
     data: list[Path] = Field(default_factory=list)
     """Left out: a round trains on the pairs that it has made."""
-    prompts: list[Path] = Field(min_length=1)
+    prompts: Paths = Field(min_length=1)
     """Prompt files, as PPO reads them."""
     rounds: int = Field(3, ge=1)
     prompts_per_round: int | None = Field(None, ge=1)
@@ -47,11 +48,6 @@ class OnlineDPOConfig(DPOConfig):
     follow: bool = False
     """Hold each round to the policy that it begins with (Xiong, Yuan), so that their sum may go far; else all are held
     to `reference`, or the start (Guo)."""
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str | Path) else given
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -1,10 +1,11 @@
 """The settings of GRPO and RLOO. They stand apart from the trainer so that planning a run loads no torch."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from cai.config import Paths
 from cai.train.configs import TrainConfig
 from cai.train.rewards.config import ModelReward, RewardEntry, check_sum
 
@@ -13,7 +14,7 @@ class GroupConfig(TrainConfig):
     """What both have: several answers to each prompt, and an advantage that is read off their rewards alone."""
 
     algorithm: Literal["grpo", "rloo"]
-    prompts: list[Path] = Field(min_length=1)
+    prompts: Paths = Field(min_length=1)
     """Prompt files, as PPO reads them."""
     reward_model: Path | None = None
     """A preference model's folder: short for a first entry of `rewards`, of kind ``model`` and weight 1."""
@@ -41,11 +42,6 @@ class GroupConfig(TrainConfig):
         """The rewards, the one of `reward_model` first."""
         short = [] if self.reward_model is None else [ModelReward(kind="model", path=self.reward_model)]
         return [*short, *self.rewards]
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str | Path) else given
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

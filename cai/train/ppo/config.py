@@ -13,9 +13,9 @@ both places.
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from cai.config import Config
+from cai.config import Config, Paths
 from cai.engines.server import ServerConfig
 from cai.engines.vllm_config import VLLMConfig
 from cai.train.configs import TrainConfig
@@ -71,7 +71,7 @@ class RolloutSettings(Config):
 class PPOConfig(TrainConfig):
     """Settings of PPO. What `TrainConfig` has is the policy's: `model` is where it starts."""
 
-    prompts: list[Path] = Field(min_length=1)
+    prompts: Paths = Field(min_length=1)
     """Prompt files: JSONL of Prompt records, or rows with `prompt` or `messages` (also CSV and Parquet)."""
     reward_model: Path | None = None
     """A preference model's folder: short for a first entry of `rewards`, of kind ``model`` and weight 1."""
@@ -169,7 +169,7 @@ class PPOConfig(TrainConfig):
     value_learning_rate: float = Field(1e-4, gt=0.0)
     """Of the value head, and the values' adapter; it starts at 0 and has to catch up. `learning_rate` is the rest's.
     Both are constant. (TRL 1.12: 3e-6 for both, falling to 0.)"""
-    eval_prompts: list[Path] = Field(default_factory=list)
+    eval_prompts: Paths = Field(default_factory=list)
     """Prompts that are not trained on; their answers are scored every `eval_every` steps, always by the same seeds."""
     eval_every: int = Field(10, ge=1)
     """Steps. The last one always counts."""
@@ -194,11 +194,6 @@ class PPOConfig(TrainConfig):
                 "(temperature is applied in both places; for longer answers give min_tokens)"
             )
         return given
-
-    @field_validator("prompts", "eval_prompts", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str | Path) else given
 
     @property
     def all_rewards(self) -> list[RewardEntry]:
