@@ -82,7 +82,7 @@ def test_recipes_in_two_processes_end_in_plain_models(tiny_model_dir: Path, tmp_
     chats = rig.write(tmp_path / "chats.jsonl", [rig.chat(number) for number in range(8)])
     pairs = rig.write(tmp_path / "pairs.jsonl", [rig.pair(number) for number in range(8)])
     start = tiny_model_dir
-    for recipe, data in (("sft", chats), ("reward", pairs)):
+    for recipe, data in (("sft", chats), ("dpo", pairs), ("reward", pairs)):
         out = tmp_path / recipe
         command = [*launcher, str(ROOT / "recipes" / f"{recipe}.py"), f"model={start}", f"data=[{data}]", f"out={out}"]
         command += ["batch_size=4", "learning_rate=1e-3", "precision=fp32"]
