@@ -46,7 +46,6 @@ def hold(policy: PolicyWithValue, folder: Path) -> PreferenceModel:
 
     network: Any = policy.policy
     name = f"preference_{len(network.peft_config)}"
-    trained = {id(weight) for weight in network.parameters() if weight.requires_grad}
     with readable(str(folder)):
         settings: Any = PeftConfig.from_pretrained(str(folder))
         settings.task_type, settings.modules_to_save, settings.lora_dropout = "CAUSAL_LM", None, 0.0
@@ -59,8 +58,6 @@ def hold(policy: PolicyWithValue, folder: Path) -> PreferenceModel:
     if absent or found.unexpected_keys:
         what = f"no weights for {absent[0]}" if absent else f"weights of another model ({found.unexpected_keys[0]})"
         raise EngineError(f"{folder}: the files have {what}")
-    for weight in network.parameters():  # PEFT trains the active adapter, and no other
-        weight.requires_grad_(id(weight) in trained)
 
     def read(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
         packed = pack_ends([((), (row,)) for row in rows])
